@@ -1,0 +1,1 @@
+"""What a share is and what may happen on it."""

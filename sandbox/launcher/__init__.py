@@ -1,0 +1,1 @@
+"""Zygote and jail stages: the code between fork and exec."""

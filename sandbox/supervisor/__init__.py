@@ -1,0 +1,1 @@
+"""The resident part: listener, share life cycle, worker slots."""

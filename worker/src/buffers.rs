@@ -1,0 +1,149 @@
+//! Scattered guest memory: the readable or the writable half of one descriptor chain.
+
+use std::marker::PhantomData;
+use std::ptr;
+
+/// An ordered list of memory ranges that belong to the guest.
+///
+/// The guest may change the bytes at any time: everything is copied out once and judged in the copy, and data that
+/// is only carried (READ, WRITE) is handed to the kernel as `iovec`s without being looked at.
+///
+/// `'m` is the life of the mapping behind the ranges.
+#[derive(Clone, Debug, Default)]
+pub struct Buffers<'m> {
+    ranges: Vec<libc::iovec>,
+    bytes: usize,
+    mapping: PhantomData<&'m ()>,
+}
+
+// SAFETY: the ranges are only ever used for byte copies and system calls, both of which any thread may do while the
+// mapping 'm lives; no Rust reference to the bytes is ever made.
+unsafe impl Send for Buffers<'_> {}
+
+impl<'m> Buffers<'m> {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a range. Empty ranges are dropped.
+    ///
+    /// # Safety
+    /// `[address, address + length)` must stay mapped for `'m`, readable (and writable if the buffers are written),
+    /// and no Rust reference may exist to it while these buffers live.
+    pub unsafe fn push(&mut self, address: *mut u8, length: usize) {
+        if length > 0 {
+            self.ranges.push(libc::iovec { iov_base: address.cast(), iov_len: length });
+            self.bytes = self.bytes.saturating_add(length);
+        }
+    }
+
+    /// Borrows plain memory as buffers: how tests call the file system without a guest.
+    pub fn of(memory: &'m mut [u8]) -> Self {
+        let mut buffers = Self::new();
+        // SAFETY: the exclusive borrow lasts for 'm.
+        unsafe { buffers.push(memory.as_mut_ptr(), memory.len()) };
+        buffers
+    }
+
+    /// Total number of bytes.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// The ranges, for `preadv2` and `pwritev2`.
+    pub fn iovecs(&self) -> &[libc::iovec] {
+        &self.ranges
+    }
+
+    /// Forgets the ranges and keeps the allocation.
+    pub fn clear(&mut self) {
+        self.ranges.clear();
+        self.bytes = 0;
+    }
+
+    /// Replaces *self* by bytes `[offset, offset + length)` of *other*, cut short where *other* ends.
+    pub fn take_slice(&mut self, other: &Buffers<'m>, offset: usize, length: usize) {
+        self.clear();
+        let (mut skip, mut left) = (offset, length);
+        for range in &other.ranges {
+            if left == 0 {
+                break;
+            }
+            if skip >= range.iov_len {
+                skip -= range.iov_len;
+                continue;
+            }
+            let part = (range.iov_len - skip).min(left);
+            // SAFETY: a sub-range of a range that is valid for 'm; skip < iov_len, so the address stays inside it.
+            unsafe { self.push(range.iov_base.cast::<u8>().add(skip), part) };
+            left -= part;
+            skip = 0;
+        }
+    }
+
+    /// Copies bytes from `offset` on into *target*; returns how many there were.
+    pub fn read_at(&self, offset: usize, target: &mut [u8]) -> usize {
+        self.each(offset, target.len(), |address, done, part| {
+            // SAFETY: *address* has *part* mapped bytes (push), *target* has that many left from *done*.
+            unsafe { ptr::copy_nonoverlapping(address, target.as_mut_ptr().add(done), part) };
+        })
+    }
+
+    /// Copies *source* to the bytes from `offset` on; returns how many fitted.
+    pub fn write_at(&self, offset: usize, source: &[u8]) -> usize {
+        self.each(offset, source.len(), |address, done, part| {
+            // SAFETY: *address* has *part* mapped writable bytes (push), *source* has that many left from *done*.
+            unsafe { ptr::copy_nonoverlapping(source.as_ptr().add(done), address, part) };
+        })
+    }
+
+    /// Calls *act*(address, bytes done before, bytes here) for each contiguous part of `[offset, offset + length)`.
+    fn each(&self, offset: usize, length: usize, mut act: impl FnMut(*mut u8, usize, usize)) -> usize {
+        let (mut skip, mut done) = (offset, 0);
+        for range in &self.ranges {
+            if done == length {
+                break;
+            }
+            if skip >= range.iov_len {
+                skip -= range.iov_len;
+                continue;
+            }
+            let part = (range.iov_len - skip).min(length - done);
+            // SAFETY: skip < iov_len, so the address stays inside the range.
+            act(unsafe { range.iov_base.cast::<u8>().add(skip) }, done, part);
+            done += part;
+            skip = 0;
+        }
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_and_copies_cross_range_borders() {
+        let (mut one, mut two) = (*b"abcd", *b"efgh");
+        let mut buffers = Buffers::new();
+        // SAFETY: both arrays outlive the buffers and are not touched otherwise meanwhile.
+        unsafe {
+            buffers.push(one.as_mut_ptr(), 4);
+            buffers.push(two.as_mut_ptr(), 4);
+        }
+        let mut out = [0; 5];
+        assert_eq!(buffers.read_at(2, &mut out), 5);
+        assert_eq!(&out, b"cdefg");
+        assert_eq!(buffers.read_at(7, &mut out), 1);
+        assert_eq!(buffers.read_at(8, &mut out), 0);
+        let mut slice = Buffers::new();
+        slice.take_slice(&buffers, 3, 2);
+        assert_eq!((slice.len(), slice.iovecs().len()), (2, 2));
+        assert_eq!(slice.write_at(0, b"XYZ"), 2);
+        assert_eq!((&one, &two), (b"abcX", b"Yfgh"));
+    }
+}
