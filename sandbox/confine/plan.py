@@ -1,0 +1,62 @@
+"""What one launch does, settled before it starts: integers and bytes, so that the child decides nothing."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Literal
+
+
+class Tier(enum.Enum):
+    """How much of the jail this host allows.
+
+    FULL has every layer and maps all ids; USERNS is the same built by an unprivileged caller, whose one id is mapped
+    to itself, so that whatever a guest creates belongs to the caller.
+    """
+
+    FULL = "full"
+    USERNS = "userns"
+
+
+@dataclass(frozen=True)
+class LandlockPlan:
+    """Masks for landlock_create_ruleset(2), landlock_add_rule(2) and landlock_restrict_self(2).
+
+    *scoped* and *handled_net* are 0 on kernels whose ABI lacks them.
+    """
+
+    handled_fs: int
+    handled_net: int
+    scoped: int
+    share_rights: int
+    binary_rights: int
+    restrict_flags: int
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """Everything the zygote and the jail stages need; made by `prepare`, sent to the zygote as it is.
+
+    *ids* is what the worker's configuration gets: who owns what a guest creates. *warnings* are sentences about layers
+    that this host lacks. Paths are absolute. Capability sets are masks with bit N for capability N.
+    """
+
+    share: str
+    source: bytes
+    worker: bytes
+    tier: Tier
+    ids: Literal["caller", "self"]
+    warnings: tuple[str, ...]
+    uid_map: bytes
+    gid_map: bytes
+    deny_setgroups: bool
+    share_attributes: int
+    nofile: tuple[int, int]
+    capabilities: int
+    last_capability: int
+    securebits: int
+    landlock: LandlockPlan | None
+    seccomp: bytes
+    seccomp_flags: int
+    end_with_supervisor: bool
+    cgroups: tuple[bytes, ...] = ()
