@@ -1,24 +1,66 @@
-# Everything a fresh Debian 12 machine needs is installed from here. `make help` lists the targets.
+# Everything a fresh Debian 12 machine needs is installed from here; `make help` lists the targets.
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+REQUIRE := packaging/setup/require
+SOURCES := $(shell find worker/src sandbox ipc policies -name '*.rs' -o -name '*.py')
 
 .PHONY: help
 help:
-	@echo "make build   venv and worker        make demo   a real guest on a share, here and now"
-	@echo "make test    lint and all tests     make lint   ruff, mypy, clippy, rustfmt"
+	@echo "make build       virtual environment and worker: .venv/bin/virtiofs-sandbox, .venv/bin/virtiofs-worker"
+	@echo "make demo        a real guest on a share, here and now (lists what it installs and asks first)"
+	@echo "make test        lint and all tests but the slow ones; what continuous integration runs"
+	@echo "make test-slow   the rest: minutes long, installs a Debian below build/"
+	@echo "make lint        ruff, mypy, rustfmt, clippy"
+	@echo "make bench       figures: connect to INIT, memory, speed beside stock virtiofsd"
+	@echo "make fresh       the demo in an empty Debian 12, from the last commit"
+	@echo "make clean       removes build/, target/ and .venv/"
 
 .PHONY: build
 build: $(VENV)/.built
 
-$(VENV)/.venv:
+.PHONY: packages-build
+packages-build:
+	@$(REQUIRE) build
+
+# The packages come first, but their check (a second's work, and never a file) must not make anything else out of date.
+$(VENV)/.venv: | packages-build
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	touch $@
 
-$(VENV)/.built: $(VENV)/.venv pyproject.toml setup.py Cargo.toml Cargo.lock worker/Cargo.toml $(shell find worker/src sandbox ipc policies -name '*.rs' -o -name '*.py')
+$(VENV)/.built: $(VENV)/.venv pyproject.toml setup.py Cargo.toml Cargo.lock worker/Cargo.toml $(SOURCES) | packages-build
 	$(BIN)/pip install --quiet --editable '.[dev]' --config-settings editable_mode=strict
 	touch $@
+
+# Programs that guests are made of: installed packages, and a kernel below build/.
+.PHONY: guests
+guests:
+	@$(REQUIRE) guest
+	@packaging/setup/guest-kernel
+
+.PHONY: lint
+lint: build
+	@$(REQUIRE) lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	cargo fmt --check
+	cargo clippy --quiet --locked --all-targets -- -D warnings
+
+.PHONY: test
+test: lint guests
+	cargo test --quiet --locked
+	$(BIN)/pytest -m 'not slow'
+
+.PHONY: test-slow
+test-slow: build guests
+	@$(REQUIRE) fresh
+	$(BIN)/pytest -m slow
+
+.PHONY: clean
+clean:
+	rm -rf build target $(VENV)

@@ -85,9 +85,9 @@ def read_only_but(work: str) -> None:
 
 def verify(work: str) -> None:
     for path in ("/", "/etc", "/tmp", "/usr", "/var", "/root"):
-        if os.path.isdir(path) and os.path.realpath(work) != os.path.realpath(path):
-            if not os.statvfs(path).f_flag & os.ST_RDONLY:
-                raise SystemExit(f"guard: {path} is still writable: not running {sys.argv}")
+        judged = os.path.isdir(path) and os.path.realpath(work) != os.path.realpath(path)
+        if judged and not os.statvfs(path).f_flag & os.ST_RDONLY:
+            raise SystemExit(f"guard: {path} is still writable: not running {sys.argv}")
     probe = os.path.join(work, ".guard")
     Path(probe).touch()
     os.unlink(probe)
