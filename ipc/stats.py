@@ -1,0 +1,85 @@
+"""The worker's counters, read from the outside.
+
+The page is written by a process that may be in an attacker's hands: it is read with pread, never mapped, and each
+number is a claim, good for showing and for nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from virtiofs_sandbox.ipc.memfds import STATISTICS_BYTES
+
+MAGIC = 0x3153544154534656
+LAYOUT_VERSION = 1
+OPCODES = 64
+_PAGE = struct.Struct(f"<{STATISTICS_BYTES // 8}Q")
+_FIRST_REQUEST_COUNT = 32
+_FIRST_ERROR_COUNT = 96
+
+# Name and index of each scalar counter, in the order of Statistics' fields.
+INDEXES: Mapping[str, int] = MappingProxyType(
+    {
+        "generation": 2,
+        "mounted": 3,
+        "requests": 4,
+        "errors": 5,
+        "bytes_read": 6,
+        "bytes_written": 7,
+        "malformed": 8,
+        "ring_errors": 9,
+        "interrupts": 10,
+        "kicks": 11,
+        "inodes": 12,
+        "handles": 13,
+        "inode_descriptors": 14,
+        "log_lines_dropped": 15,
+        "oldest_request_ns": 16,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """One reading; every field is a u64 as the worker claims it, per-opcode counts as opcode -> count without zeros."""
+
+    generation: int
+    mounted: int
+    requests: int
+    errors: int
+    bytes_read: int
+    bytes_written: int
+    malformed: int
+    ring_errors: int
+    interrupts: int
+    kicks: int
+    inodes: int
+    handles: int
+    inode_descriptors: int
+    log_lines_dropped: int
+    oldest_request_ns: int
+    requests_by_opcode: Mapping[int, int]
+    errors_by_opcode: Mapping[int, int]
+
+
+def read_statistics(page: int) -> Statistics | None:
+    """The counters behind descriptor *page*, or None when the worker has not written a page of this layout."""
+    content = os.pread(page, STATISTICS_BYTES, 0)
+    if len(content) != STATISTICS_BYTES:
+        return None
+    words = _PAGE.unpack(content)
+    if words[0] != MAGIC or words[1] != LAYOUT_VERSION:
+        return None
+    return Statistics(
+        **{name: words[index] for name, index in INDEXES.items()},
+        requests_by_opcode=_per_opcode(words, _FIRST_REQUEST_COUNT),
+        errors_by_opcode=_per_opcode(words, _FIRST_ERROR_COUNT),
+    )
+
+
+def _per_opcode(words: tuple[int, ...], first: int) -> Mapping[int, int]:
+    return MappingProxyType({opcode: words[first + opcode] for opcode in range(OPCODES) if words[first + opcode]})

@@ -1,0 +1,51 @@
+"""The statistics page is read as a hostile claim: any bytes give numbers or nothing, never an exception."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from hypothesis import given
+from hypothesis import strategies as st
+from virtiofs_sandbox.ipc.memfds import STATISTICS_BYTES, fixed_memory
+from virtiofs_sandbox.ipc.stats import INDEXES, MAGIC, read_statistics
+
+
+def page_of(words: dict[int, int]) -> bytes:
+    content = bytearray(STATISTICS_BYTES)
+    for index, value in words.items():
+        struct.pack_into("<Q", content, index * 8, value)
+    return bytes(content)
+
+
+def test_every_counter_stands_at_its_documented_index() -> None:
+    assert list(INDEXES.values()) == list(range(2, 17))
+    words = {0: MAGIC, 1: 1, **{index: 1000 + index for index in range(2, 17)}, 32 + 15: 7, 96 + 3: 2**64 - 1}
+    with fixed_memory("page", STATISTICS_BYTES) as page:
+        os.pwrite(page.fileno(), page_of(words), 0)
+        statistics = read_statistics(page.fileno())
+    assert statistics is not None
+    assert (statistics.generation, statistics.requests, statistics.oldest_request_ns) == (1002, 1004, 1016)
+    assert dict(statistics.requests_by_opcode) == {15: 7}
+    assert dict(statistics.errors_by_opcode) == {3: 2**64 - 1}
+
+
+def test_a_page_nobody_has_written_is_none() -> None:
+    with fixed_memory("page", STATISTICS_BYTES) as page:
+        assert read_statistics(page.fileno()) is None
+
+
+@given(st.binary(max_size=STATISTICS_BYTES), st.booleans())
+def test_random_bytes_never_raise(content: bytes, marked: bool) -> None:
+    with fixed_memory("page", STATISTICS_BYTES) as page:
+        os.pwrite(page.fileno(), content, 0)
+        if marked:
+            os.pwrite(page.fileno(), struct.pack("<QQ", MAGIC, 1), 0)
+        statistics = read_statistics(page.fileno())
+    assert statistics is None or 0 <= statistics.requests < 2**64
+
+
+def test_a_page_that_is_too_short_is_none() -> None:
+    with fixed_memory("page", 16) as page:
+        os.pwrite(page.fileno(), struct.pack("<QQ", MAGIC, 1), 0)
+        assert read_statistics(page.fileno()) is None
