@@ -18,8 +18,8 @@ MAGIC = 0x3153544154534656
 LAYOUT_VERSION = 1
 OPCODES = 64
 _PAGE = struct.Struct(f"<{STATISTICS_BYTES // 8}Q")
-_FIRST_REQUEST_COUNT = 32
-_FIRST_ERROR_COUNT = 96
+FIRST_REQUEST_COUNT = 32
+FIRST_ERROR_COUNT = 96
 
 # Name and index of each scalar counter, in the order of Statistics' fields.
 INDEXES: Mapping[str, int] = MappingProxyType(
@@ -36,9 +36,9 @@ INDEXES: Mapping[str, int] = MappingProxyType(
         "kicks": 11,
         "inodes": 12,
         "handles": 13,
-        "inode_descriptors": 14,
-        "log_lines_dropped": 15,
-        "oldest_request_ns": 16,
+        "descriptors": 14,
+        "log_dropped": 15,
+        "oldest_start": 16,
     }
 )
 
@@ -59,9 +59,9 @@ class Statistics:
     kicks: int
     inodes: int
     handles: int
-    inode_descriptors: int
-    log_lines_dropped: int
-    oldest_request_ns: int
+    descriptors: int
+    log_dropped: int
+    oldest_start: int
     requests_by_opcode: Mapping[int, int]
     errors_by_opcode: Mapping[int, int]
 
@@ -76,8 +76,8 @@ def read_statistics(page: int) -> Statistics | None:
         return None
     return Statistics(
         **{name: words[index] for name, index in INDEXES.items()},
-        requests_by_opcode=_per_opcode(words, _FIRST_REQUEST_COUNT),
-        errors_by_opcode=_per_opcode(words, _FIRST_ERROR_COUNT),
+        requests_by_opcode=_per_opcode(words, FIRST_REQUEST_COUNT),
+        errors_by_opcode=_per_opcode(words, FIRST_ERROR_COUNT),
     )
 
 

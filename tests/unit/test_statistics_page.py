@@ -25,7 +25,7 @@ def test_every_counter_stands_at_its_documented_index() -> None:
         os.pwrite(page.fileno(), page_of(words), 0)
         statistics = read_statistics(page.fileno())
     assert statistics is not None
-    assert (statistics.generation, statistics.requests, statistics.oldest_request_ns) == (1002, 1004, 1016)
+    assert (statistics.generation, statistics.requests, statistics.oldest_start) == (1002, 1004, 1016)
     assert dict(statistics.requests_by_opcode) == {15: 7}
     assert dict(statistics.errors_by_opcode) == {3: 2**64 - 1}
 
