@@ -60,7 +60,7 @@ pub fn flush(nodeid: u64, fh: u64) -> Request {
     request(25, nodeid, [fh.to_le_bytes().to_vec(), vec![0; 16]].concat(), 0)
 }
 
-pub fn create(parent: u64, text: &str) -> Request {
+fn create(parent: u64, text: &str) -> Request {
     let arguments = [words(&[OPEN_FLAGS | libc::O_CREAT as u32, 0o100_644, 0o22, 0]), name(text)].concat();
     request(35, parent, arguments, 144)
 }
@@ -93,7 +93,6 @@ pub fn readdirplus(nodeid: u64, fh: u64, offset: u64, size: usize) -> Request {
     Request { opcode: 44, ..read(nodeid, fh, offset, size) }
 }
 
-/// FORGET has no answer: it is not sent; lookups of a run add to one node's count, which the daemon drops at the end.
 fn transfer(fh: u64, offset: u64, size: usize) -> Vec<u8> {
     let mut arguments = [fh.to_le_bytes(), offset.to_le_bytes()].concat();
     arguments.extend(words(&[size as u32, 0]));
@@ -115,8 +114,13 @@ pub fn nodeid_of(driver: &mut Driver, parent: u64, text: &str) -> io::Result<u64
     Ok(u64_at(&ask(driver, &lookup(parent, text))?, 0))
 }
 
+/// The handle an OPEN or OPENDIR answers with.
 pub fn handle_of(driver: &mut Driver, request: &Request) -> io::Result<u64> {
-    let bytes = ask(driver, request)?;
-    // OPEN answers with the handle first, CREATE behind the 128 bytes of the entry.
-    Ok(u64_at(&bytes, if request.opcode == 35 { 128 } else { 0 }))
+    Ok(u64_at(&ask(driver, request)?, 0))
+}
+
+/// The node and the handle a CREATE answers with: an entry of 128 bytes, then what OPEN says.
+pub fn created(driver: &mut Driver, parent: u64, text: &str) -> io::Result<(u64, u64)> {
+    let bytes = ask(driver, &create(parent, text))?;
+    Ok((u64_at(&bytes, 0), u64_at(&bytes, 128)))
 }

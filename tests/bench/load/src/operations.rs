@@ -145,9 +145,8 @@ impl Target for Daemon {
                 ask(driver, &fuse::release(self.data, fh)).map(drop)
             }
             "create-unlink" => {
-                let request = fuse::create(ROOT, "created");
-                let fh = handle_of(driver, &request)?;
-                ask(driver, &fuse::release(0, fh))?;
+                let (node, fh) = fuse::created(driver, ROOT, "created")?;
+                ask(driver, &fuse::release(node, fh))?;
                 ask(driver, &fuse::unlink(ROOT, "created")).map(drop)
             }
             "mkdir-rmdir" => {
@@ -252,7 +251,6 @@ impl Native {
 impl Target for Native {
     fn once(&mut self, operation: &str) -> io::Result<()> {
         let at = self.share.as_raw_fd();
-        // SAFETY (all blocks below): descriptors of this struct or just opened, live strings, buffer of a MiB.
         match operation {
             "getattr" => {
                 // SAFETY: all-zero is a valid stat buffer; our own descriptor.
