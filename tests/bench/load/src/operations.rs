@@ -1,6 +1,6 @@
 //! The operations that are timed: through a daemon, and the same system calls directly.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
@@ -21,7 +21,7 @@ pub const OPERATIONS: &[(&str, bool)] = &[
     ("open-release", false),
     ("create-unlink", false),
     ("mkdir-rmdir", false),
-    ("rename", false),
+    ("rename-and-back", false),
     ("readdirplus-1000", false),
     ("read-4k", true),
     ("read-128k", false),
@@ -64,7 +64,6 @@ pub struct Daemon {
     data_fh: u64,
     many: u64,
     offsets: Offsets,
-    renamed: bool,
 }
 
 impl Daemon {
@@ -74,7 +73,7 @@ impl Daemon {
         let data = nodeid_of(&mut driver, ROOT, "data")?;
         let data_fh = handle_of(&mut driver, &fuse::open(data))?;
         let many = nodeid_of(&mut driver, ROOT, "many")?;
-        Ok(Self { driver, data, data_fh, many, offsets: Offsets(1), renamed: false })
+        Ok(Self { driver, data, data_fh, many, offsets: Offsets(1) })
     }
 
     /// Keeps *depth* requests of one kind in flight until *go* says stop; returns how many were answered.
@@ -153,10 +152,9 @@ impl Target for Daemon {
                 ask(driver, &fuse::mkdir(ROOT, "made"))?;
                 ask(driver, &fuse::rmdir(ROOT, "made")).map(drop)
             }
-            "rename" => {
-                let (from, to) = if self.renamed { ("name-b", "name-a") } else { ("name-a", "name-b") };
-                self.renamed = !self.renamed;
-                ask(driver, &fuse::rename(ROOT, from, to)).map(drop)
+            "rename-and-back" => {
+                ask(driver, &fuse::rename(ROOT, "name-a", "name-b"))?;
+                ask(driver, &fuse::rename(ROOT, "name-b", "name-a")).map(drop)
             }
             "readdirplus-1000" => self.list(),
             "read-4k" => self.transfer(false, 4 << 10),
@@ -182,14 +180,13 @@ pub struct Native {
     data: OwnedFd,
     buffer: Vec<u8>,
     offsets: Offsets,
-    renamed: bool,
 }
 
 impl Native {
     pub fn new(share: &Path) -> io::Result<Self> {
         let data = std::fs::File::options().read(true).write(true).open(share.join("data"))?.into();
         let share = std::fs::File::open(share)?.into();
-        Ok(Self { share, data, buffer: vec![7; 1 << 20], offsets: Offsets(1), renamed: false })
+        Ok(Self { share, data, buffer: vec![7; 1 << 20], offsets: Offsets(1) })
     }
 
     fn status(&self, name: &CStr) -> i32 {
@@ -279,12 +276,11 @@ impl Target for Native {
                 libc::mkdirat(at, c"made".as_ptr(), 0o755);
                 libc::unlinkat(at, c"made".as_ptr(), libc::AT_REMOVEDIR);
             },
-            "rename" => {
-                let (from, to) = if self.renamed { ("name-b", "name-a") } else { ("name-a", "name-b") };
-                self.renamed = !self.renamed;
-                let (from, to) = (CString::new(from)?, CString::new(to)?);
-                // SAFETY: live strings, our own descriptor.
-                checked(unsafe { libc::renameat(at, from.as_ptr(), at, to.as_ptr()) })?;
+            "rename-and-back" => {
+                for (from, to) in [(c"name-a", c"name-b"), (c"name-b", c"name-a")] {
+                    // SAFETY: live strings, our own descriptor.
+                    checked(unsafe { libc::renameat(at, from.as_ptr(), at, to.as_ptr()) })?;
+                }
             }
             "readdirplus-1000" => self.list()?,
             "read-4k" => self.transfer(false, 4 << 10)?,
