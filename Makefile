@@ -64,3 +64,10 @@ test-slow: build guests
 .PHONY: clean
 clean:
 	rm -rf build target $(VENV)
+
+# Figures of this machine, beside stock virtiofsd (Debian 13's, unpacked below build/ with its libraries).
+.PHONY: bench
+bench: build
+	@packaging/setup/fetch trixie build/peer virtiofsd libc6 libcap-ng0 libgcc-s1 libseccomp2
+	cargo build --quiet --locked --release --package vhost-load
+	$(BIN)/python tests/bench/run.py

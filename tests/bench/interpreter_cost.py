@@ -76,13 +76,17 @@ def start_up_calls(command: list[str]) -> dict[str, int] | None:
 def main() -> None:
     figures = microseconds_per_request()
     print(f"machine: {platform.machine()}, Linux {platform.release()}, Python {platform.python_version()}")
-    print(f"GETATTR served in Python: median {statistics.median(figures):.1f} us, best {min(figures):.1f} us per request")
+    print(
+        f"GETATTR served in Python: median {statistics.median(figures):.1f} us, best {min(figures):.1f} us per request"
+    )
     calls = start_up_calls([sys.executable, "-I", "-S", "-c", "import mmap, struct, os"])
     if calls is None:
         print("strace is not installed: the calls of a starting interpreter were not counted")
         return
     opened, mapped = sum(calls.get(name, 0) for name in ("openat", "open")), calls.get("mmap", 0)
-    print(f"a starting interpreter: {sum(calls.values())} system calls of {len(calls)} kinds, {opened} opens, {mapped} maps")
+    print(
+        f"a starting interpreter: {sum(calls.values())} system calls of {len(calls)} kinds, {opened} opens, {mapped} maps"
+    )
 
 
 if __name__ == "__main__":

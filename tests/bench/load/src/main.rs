@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! vhost-load ops SHARE [--rounds N] [--seconds S] [--depth N] NAME=SOCKET,PID ...
-//! vhost-load connect SOCKET COUNT
+//! vhost-load connect SOCKET COUNT PAUSE_MS
 //! ```
 //!
 //! `ops` prepares SHARE, then goes through the operations; for each, every target and the same calls made natively
@@ -24,16 +24,14 @@ use std::time::{Duration, Instant};
 
 use operations::{Daemon, Native, Target, OPERATIONS};
 
-const USAGE: &str = "usage: vhost-load ops SHARE [--rounds N] [--seconds S] [--depth N] NAME=SOCKET,PID ...\n       vhost-load connect SOCKET COUNT";
+const USAGE: &str = "usage: vhost-load ops SHARE [--rounds N] [--seconds S] [--depth N] NAME=SOCKET,PID ...\n       vhost-load connect SOCKET COUNT PAUSE_MS";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         ["ops", share, rest @ ..] => Plan::parse(share, rest).and_then(|plan| plan.run()),
-        ["connect", socket, count] => {
-            count.parse().map_err(io::Error::other).and_then(|n| connect(Path::new(socket), n))
-        }
+        ["connect", socket, count, pause] => connect(Path::new(socket), count, pause),
         _ => Err(io::Error::other(USAGE)),
     };
     match result {
@@ -45,7 +43,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn connect(socket: &Path, count: usize) -> io::Result<()> {
+/// Connects *count* times, each after the one before has gone and *pause* milliseconds more.
+fn connect(socket: &Path, count: &str, pause: &str) -> io::Result<()> {
+    let count: usize = count.parse().map_err(io::Error::other)?;
+    let pause = Duration::from_millis(pause.parse().map_err(io::Error::other)?);
     let mut micros = Vec::new();
     for _ in 0..count {
         let start = Instant::now();
@@ -53,7 +54,7 @@ fn connect(socket: &Path, count: usize) -> io::Result<()> {
         fuse::ask(&mut driver, &fuse::init())?;
         micros.push(start.elapsed().as_secs_f64() * 1e6);
         drop(driver);
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(pause);
     }
     println!("{{\"connect_us\": {micros:.0?}}}");
     Ok(())
@@ -176,10 +177,13 @@ impl Figures {
 
     fn print(&mut self, operation: &str, name: &str, depth: usize) {
         self.micros.sort_by(f64::total_cmp);
-        let at = |part: f64| self.micros.get((self.micros.len() as f64 * part) as usize).copied().unwrap_or(0.0);
+        let at = |part: f64| {
+            let value = self.micros.get((self.micros.len() as f64 * part) as usize);
+            value.map_or_else(|| "null".to_owned(), |micros| format!("{micros:.2}"))
+        };
         if self.per_second > 0.0 {
             println!(
-                "{{\"operation\": \"{operation}\", \"target\": \"{name}\", \"depth\": {depth}, \"p50_us\": {:.2}, \"p99_us\": {:.2}, \"per_second\": {:.0}, \"cpu_us\": {:.2}}}",
+                "{{\"operation\": \"{operation}\", \"target\": \"{name}\", \"depth\": {depth}, \"p50_us\": {}, \"p99_us\": {}, \"per_second\": {:.0}, \"cpu_us\": {:.2}}}",
                 at(0.5), at(0.99), self.per_second, self.cpu_micros
             );
         }
