@@ -70,4 +70,4 @@ clean:
 bench: build
 	@packaging/setup/fetch trixie build/peer virtiofsd libc6 libcap-ng0 libgcc-s1 libseccomp2
 	cargo build --quiet --locked --release --package vhost-load
-	$(BIN)/python tests/bench/run.py
+	$(BIN)/python -m tests.bench.run

@@ -1,0 +1,1 @@
+"""Figures: what takes how long, and how much memory."""
