@@ -1,0 +1,68 @@
+"""Namespaces, descriptors, seccomp and exec: what the standard library of Python 3.11 has no call for."""
+
+from __future__ import annotations
+
+import ctypes
+
+from virtiofs_sandbox.syscalls.base import checked, declare, declare_number
+from virtiofs_sandbox.syscalls.mounts import AT_EMPTY_PATH
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_FILTER_FLAG_LOG = 2
+SOCK_FILTER_BYTES = 8
+LAST_DESCRIPTOR = 0xFFFFFFFF
+
+
+class _SockFprog(ctypes.Structure):
+    _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
+
+
+_unshare = declare("unshare", ctypes.c_int)
+_seccomp = declare_number(317, ctypes.c_uint, ctypes.c_uint, ctypes.POINTER(_SockFprog))
+_execveat = declare_number(
+    322,
+    ctypes.c_int,
+    ctypes.c_char_p,
+    ctypes.POINTER(ctypes.c_char_p),
+    ctypes.POINTER(ctypes.c_char_p),
+    ctypes.c_int,
+)
+_close_range = declare_number(436, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
+
+
+def unshare(flags: int) -> None:
+    """Moves this process (for CLONE_NEWPID: its next child) into new namespaces."""
+    checked(_unshare(flags), "unshare")
+
+
+def close_from(first: int) -> None:
+    """Closes every descriptor from *first* on."""
+    checked(_close_range(first, LAST_DESCRIPTOR, 0), "close_range")
+
+
+def load_seccomp(program: bytes, flags: int) -> None:
+    """Puts a classic BPF *program* (struct sock_filter, 8 bytes each) before every system call of this thread.
+
+    Needs no_new_privs, or CAP_SYS_ADMIN in the user namespace.
+    """
+    prog = _SockFprog(len(program) // SOCK_FILTER_BYTES, program)
+    checked(_seccomp(SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(prog)), "seccomp")
+
+
+def execute_descriptor(binary: int, arguments: tuple[bytes, ...]) -> None:
+    """Replaces this process by the file behind *binary*, with an empty environment. Returns only by raising."""
+    argv = (ctypes.c_char_p * (len(arguments) + 1))(*arguments, None)
+    envp = (ctypes.c_char_p * 1)(None)
+    checked(_execveat(binary, b"", argv, envp, AT_EMPTY_PATH), "execveat")
+
+
+def clear_errno() -> None:
+    """Forgets the errno that ctypes keeps for this thread, for callees that judge by it instead of by the result."""
+    ctypes.set_errno(0)
