@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
+from virtiofs_sandbox.confine import capabilities, ids, landlock, seccomp
 from virtiofs_sandbox.confine.host import HostProbe
-from virtiofs_sandbox.confine.plan import LaunchPlan
-from virtiofs_sandbox.policies.share import Share
+from virtiofs_sandbox.confine.plan import LaunchPlan, Tier
+from virtiofs_sandbox.policies.share import Access, Share
+from virtiofs_sandbox.syscalls import mounts
+
+WANTED_DESCRIPTORS = 1_000_000
+# Below this a guest with many open files notices: handles and pinned inodes cost a descriptor each.
+FEW_DESCRIPTORS = 16_384
 
 
 class CannotConfineError(Exception):
@@ -19,4 +27,74 @@ def prepare(share: Share, host: HostProbe, *, worker: Path, end_with_supervisor:
     *worker* is the static binary to run. With *end_with_supervisor* the jail is killed when its supervisor dies.
     Raises CannotConfineError.
     """
-    raise NotImplementedError
+    tier, tier_warning = _tier(host)
+    nofile, nofile_warning = _nofile(host)
+    warnings = (tier_warning, nofile_warning, landlock.shortfall(host.landlock_abi))
+    full = tier is Tier.FULL
+    return LaunchPlan(
+        share=share.name,
+        source=os.fsencode(share.source.absolute()),
+        worker=os.fsencode(worker.absolute()),
+        tier=tier,
+        ids="caller" if full else "self",
+        warnings=tuple(sentence for sentence in warnings if sentence),
+        uid_map=ids.identity(host.uid_map) if full else ids.only(host.uid),
+        gid_map=ids.identity(host.gid_map) if full else ids.only(host.gid),
+        deny_setgroups=not full,
+        share_attributes=_share_attributes(share),
+        nofile=nofile,
+        capabilities=capabilities.kept(share, tier),
+        last_capability=host.last_capability,
+        securebits=capabilities.SECUREBITS,
+        landlock=landlock.plan(share.access, host.landlock_abi) if host.landlock_abi else None,
+        seccomp=seccomp.program(),
+        seccomp_flags=seccomp.FLAGS,
+        end_with_supervisor=end_with_supervisor,
+    )
+
+
+def _tier(host: HostProbe) -> tuple[Tier, str | None]:
+    if host.userns_errno:
+        raise CannotConfineError(
+            f"no user namespace can be made here: {os.strerror(host.userns_errno)}; {_userns_hint(host.userns_errno)}"
+        )
+    if not host.identity_errno:
+        return Tier.FULL, None
+    if host.uid != 0:
+        return Tier.USERNS, None
+    return Tier.USERNS, (
+        "root here may not map its ids into a user namespace "
+        f"({os.strerror(host.identity_errno)}): files that guests create all belong to uid {host.uid}; "
+        "grant CAP_SETUID, CAP_SETGID and CAP_SETFCAP to keep the guests' ids"
+    )
+
+
+def _userns_hint(number: int) -> str:
+    if number == errno.ENOSPC:
+        return "raise user.max_user_namespaces, which is exhausted or 0"
+    return (
+        "leave the chroot, allow unshare in the container's seccomp profile, "
+        "or allow it by kernel.unprivileged_userns_clone or kernel.apparmor_restrict_unprivileged_userns"
+    )
+
+
+def _share_attributes(share: Share) -> int:
+    """No symbolic link of the share is ever followed by the kernel: guests follow links themselves."""
+    attributes = (
+        mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOEXEC | mounts.MOUNT_ATTR_NOSYMFOLLOW
+    )
+    if share.access is Access.READ_ONLY:
+        attributes |= mounts.MOUNT_ATTR_RDONLY
+    return attributes
+
+
+def _nofile(host: HostProbe) -> tuple[tuple[int, int], str | None]:
+    """RLIMIT_NOFILE, soft and hard: what is wanted where we may raise it, else the hard limit that there is."""
+    may_raise = bool(host.capabilities & capabilities.mask(capabilities.Capability.SYS_RESOURCE))
+    hard = max(host.nofile_hard, min(WANTED_DESCRIPTORS, host.nr_open)) if may_raise else host.nofile_hard
+    if hard >= FEW_DESCRIPTORS:
+        return (hard, hard), None
+    return (hard, hard), (
+        f"open files are limited to {hard}: a guest that keeps more open gets ENFILE; "
+        f"raise the hard limit (LimitNOFILE= or ulimit -Hn) to {FEW_DESCRIPTORS} or more"
+    )
