@@ -1,8 +1,15 @@
-"""The slim process that forks jails."""
+"""The slim process that forks jails, as its owner sees it."""
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import threading
 from typing import Self
+
+import prctl
+from virtiofs_sandbox.launcher.errors import LaunchError
 
 
 class Zygote:
@@ -11,21 +18,48 @@ class Zygote:
     A zygote that died is replaced: close() the old one, start() another. Running jails do not notice.
     """
 
-    pid: int
+    def __init__(self, pid: int, peer: socket.socket) -> None:
+        self.pid = pid
+        self.socket = peer
 
     @classmethod
     def start(cls) -> Self:
         """Forks the zygote and makes the calling process a child subreaper, so that keepers become its children.
 
-        To be called before the event loop starts and before any thread, listener or large import; a replacement may be
-        started later as long as there is one thread. Raises LaunchError.
+        To be called before the event loop starts and before any thread, listener or large import. A replacement may be
+        started from a running loop, since the child never returns to it, but never beside a second thread, whose locks
+        would stay taken in the child. Raises LaunchError.
         """
-        raise NotImplementedError
+        if threading.active_count() != 1:
+            raise LaunchError("zygote", "fork", 0, "start it before the first thread")
+        prctl.set_child_subreaper(1)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            raise LaunchError("zygote", "fork", error.errno or 0, "raise the limit on processes or memory") from error
+        if pid == 0:
+            try:
+                # Imported on this side of the fork: only the zygote needs it.
+                from virtiofs_sandbox.launcher import forking  # noqa: PLC0415
+
+                forking.serve(theirs)
+            finally:
+                os._exit(1)
+        theirs.close()
+        ours.setblocking(False)
+        return cls(pid, ours)
 
     def fileno(self) -> int:
-        """The supervisor's end of the socket; readable between launches only when the zygote is gone."""
-        raise NotImplementedError
+        """The supervisor's end of the socket; between launches it turns readable only when the zygote is gone."""
+        return self.socket.fileno()
 
     def close(self) -> None:
-        """Ends the zygote and reaps it."""
-        raise NotImplementedError
+        """Ends the zygote and reaps it. Jails go on."""
+        if self.socket.fileno() < 0:
+            return
+        self.socket.close()
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)

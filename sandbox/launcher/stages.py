@@ -1,0 +1,310 @@
+"""Theory of operation: the stages between fork and exec.
+
+A launch passes through two processes. The *intermediate*, forked by the zygote, is still the caller in all but its
+limits and namespaces; it exists because a pid namespace begins with the next child. That child is the *keeper*: it
+builds its own jail from the inside and becomes the worker binary.
+
+Every function here is one stage and says what the process should, and must not, be able to do once it returns. None of
+them imports, logs, takes a lock or decides anything: the plan holds the numbers. A failure is a SyscallError, reported
+by the caller of the stage; the stages after it never run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import signal
+from dataclasses import dataclass
+
+import landlock.plumbing
+import prctl
+from virtiofs_sandbox.confine.plan import LaunchPlan
+from virtiofs_sandbox.launcher.reports import ALIVE, GO
+from virtiofs_sandbox.syscalls import capabilities, mounts, processes
+from virtiofs_sandbox.syscalls import landlock as landlock_syscalls
+from virtiofs_sandbox.syscalls.base import SyscallError, named
+
+# Where each descriptor of the worker ends up (ipc/README.md).
+FD_NULL_IN, FD_NULL_OUT, FD_LOG, FD_CONTROL, FD_CONFIG, FD_STATS, FD_ARENA, FD_SHARE, FD_PROC, FD_BINARY = range(10)
+FD_REPORT = 10
+FD_END = 11
+_OUT_OF_THE_WAY = 64
+
+NAMESPACES = (
+    processes.CLONE_NEWNS
+    | processes.CLONE_NEWPID
+    | processes.CLONE_NEWNET
+    | processes.CLONE_NEWIPC
+    | processes.CLONE_NEWUTS
+    | processes.CLONE_NEWCGROUP
+)
+_PLAIN = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOEXEC
+_READ_ONLY = _PLAIN | mounts.MOUNT_ATTR_RDONLY
+# python-prctl refuses the two bits of the ambient set.
+_AMBIENT_SECUREBITS = 0b1100_0000
+_RULE_PATH_BENEATH = 1
+
+
+@dataclass(frozen=True)
+class Received:
+    """Descriptors that came with the request, in the order in which they were sent."""
+
+    log: int
+    control: int
+    config: int
+    stats: int
+    arena: int
+    report: int
+
+
+@dataclass(frozen=True)
+class Mounts:
+    """Detached mounts a jail consists of, each by an O_PATH descriptor of its root."""
+
+    share: int
+    proc: int
+    binary: int
+    null: int
+
+
+# In the intermediate ----------------------------------------------------------------------------------------------
+
+
+def limits(plan: LaunchPlan) -> None:
+    """Joins the control groups and sets the limits every later process of the jail inherits.
+
+    Should: still do all that the caller may. Must not: be missed by the groups' accounting, dump core (guest memory
+    would be in it), or outlive others when memory runs out.
+    """
+    for group in plan.cgroups:
+        _write(group + b"/cgroup.procs", b"0", "cgroup.procs")
+    _write(b"/proc/self/oom_score_adj", b"1000", "oom_score_adj")
+    named("setrlimit(RLIMIT_NOFILE)", resource.setrlimit, resource.RLIMIT_NOFILE, plan.nofile)
+    named("setrlimit(RLIMIT_CORE)", resource.setrlimit, resource.RLIMIT_CORE, (0, 0))
+
+
+def user_namespace() -> None:
+    """Enters a user namespace of its own; the zygote writes its maps.
+
+    Should: hold every capability over what belongs to this namespace. Must not: hold any over the host.
+    """
+    processes.unshare(processes.CLONE_NEWUSER)
+
+
+def namespaces() -> None:
+    """Enters all other namespaces; the pid namespace begins with the next child.
+
+    Should: see the host's mounts, to take the share from them. Must not: reach the network, System V and POSIX message
+    queues, or the host's name; nor may anything mounted from here on be seen outside.
+    """
+    processes.unshare(NAMESPACES)
+
+
+# In the keeper ----------------------------------------------------------------------------------------------------
+
+
+def parent(plan: LaunchPlan, report: int) -> None:
+    """Becomes a session of its own, with default signal handling, tied to the supervisor if the plan says so.
+
+    The intermediate is gone when "go" comes, so the signal is armed for the supervisor. This is the one place that
+    decides whether a jail outlives it. Should: take SIGKILL from outside. Must not: share a terminal, a process group,
+    supplementary groups or ignored signals with the supervisor.
+    """
+    _expect(report, GO, "read(go)")
+    named("setsid", os.setsid)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if signal.getsignal(number) is not signal.SIG_DFL:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    if not plan.deny_setgroups:
+        named("setgroups", os.setgroups, [])
+    if plan.end_with_supervisor:
+        named("prctl(PR_SET_PDEATHSIG)", prctl.set_pdeathsig, signal.SIGKILL)
+
+
+def supervisor_alive(report: int) -> None:
+    """Waits for the supervisor's word that it was still there after the signal was armed.
+
+    getppid() cannot tell: it is 0 for the first process of a pid namespace, whoever the parent is.
+    """
+    _expect(report, ALIVE, "read(alive)")
+
+
+def detached_mounts(plan: LaunchPlan) -> Mounts:
+    """Takes from the host's mounts the four that the jail consists of, each the root of its own mount.
+
+    Should: reach the share with nothing in it being run, obeyed as set-ID, opened as a device or followed as a link.
+    Must not: climb out of any of them by ".."; nor change mode, owner or times of the worker binary or of /dev/null,
+    which lie on read-only mounts because a descriptor alone is enough for fchmod(2).
+    """
+    mounts.make_all_private()
+    share = named("open_tree(share)", mounts.clone_tree, plan.source, True)
+    mounts.restrict_tree(share, plan.share_attributes)
+    binary = named("open_tree(worker)", mounts.clone_tree, plan.worker, False)
+    mounts.restrict_tree(binary, mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV)
+    null = named("open_tree(/dev/null)", mounts.clone_tree, b"/dev/null", False)
+    mounts.restrict_tree(null, mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NOEXEC)
+    # subset=pid leaves out /proc/sys, kcore, sysrq and the rest of the machine.
+    proc = mounts.new_filesystem(b"proc", ((b"subset", b"pid"),), _READ_ONLY)
+    return Mounts(share, proc, binary, null)
+
+
+def empty_root() -> None:
+    """Replaces the root by an empty read-only file system that nothing can be created in.
+
+    Should: reach what it holds descriptors of. Must not: name any path of the host.
+    """
+    options = ((b"size", b"4096"), (b"nr_inodes", b"1"), (b"mode", b"0555"), (b"ro", None))
+    root = mounts.new_filesystem(b"tmpfs", options, _READ_ONLY)
+    mounts.attach(root, b"/")
+    named("fchdir", os.fchdir, root)
+    # With both names "." the old root ends up on top of the new one, from where it is taken off again: pivot_root(2).
+    mounts.pivot_root(b".", b".")
+    mounts.detach(b".")
+    named("chdir", os.chdir, b"/")
+    os.close(root)
+
+
+def descriptors(received: Received, detached: Mounts) -> None:
+    """Moves every descriptor to its documented number and closes all others.
+
+    Should: hold exactly the documented ones across exec, and the report socket until then. Must not: hold any other,
+    whatever leaked into the zygote.
+    """
+    null_path = b"self/fd/%d" % detached.null
+    null_in = named("open(/dev/null)", _open_at, detached.proc, null_path, os.O_RDONLY)
+    null_out = named("open(/dev/null)", _open_at, detached.proc, null_path, os.O_WRONLY)
+    wanted = {
+        FD_NULL_IN: null_in,
+        FD_NULL_OUT: null_out,
+        FD_LOG: received.log,
+        FD_CONTROL: received.control,
+        FD_CONFIG: received.config,
+        FD_STATS: received.stats,
+        FD_ARENA: received.arena,
+        FD_SHARE: detached.share,
+        FD_PROC: detached.proc,
+        FD_BINARY: detached.binary,
+        FD_REPORT: received.report,
+    }
+    # Two moves, since a descriptor may already sit on a number that another one wants.
+    parked = {
+        number: named("fcntl(F_DUPFD)", fcntl.fcntl, held, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY)
+        for number, held in wanted.items()
+    }
+    for number, held in parked.items():
+        survives_exec = number not in (FD_BINARY, FD_REPORT)
+        named("dup2", os.dup2, held, number, survives_exec)
+    processes.close_from(FD_END)
+
+
+def drop_capabilities(plan: LaunchPlan) -> None:
+    """Keeps the plan's capabilities, across exec, and locks everything that could bring others back.
+
+    Should: do with files of mapped ids what the guest's root may. Must not: hold, or ever regain by exec, set-ID or a
+    change of ids, any other capability. The kernel's own account is read back and compared.
+    """
+    everything = capabilities.permitted_set()
+    # Before the bounding set goes: nothing outside of it may become inheritable.
+    capabilities.set_capabilities(everything, everything, plan.capabilities)
+    for capability in range(plan.last_capability + 1):
+        _drop_bounding(capability)
+    named("prctl(PR_SET_SECUREBITS)", prctl.set_securebits, plan.securebits & ~_AMBIENT_SECUREBITS)
+    for capability in range(plan.last_capability + 1):
+        if plan.capabilities >> capability & 1:
+            capabilities.raise_ambient(capability)
+    # Only now: these bits forbid the raising above.
+    capabilities.set_securebits(plan.securebits)
+    capabilities.set_capabilities(plan.capabilities, plan.capabilities, plan.capabilities)
+    named("prctl(PR_SET_NO_NEW_PRIVS)", prctl.set_no_new_privs, 1)
+    _compare_status(plan.capabilities)
+    if prctl.get_securebits() != plan.securebits:
+        raise SyscallError(0, "compare(securebits)")
+
+
+def landlock_domain(plan: LaunchPlan) -> None:
+    """Enters a Landlock domain in which only the share can be opened, and only the worker binary run.
+
+    Should: open and change files of the share as far as the share allows. Must not: open any file elsewhere, connect or
+    bind TCP, signal or connect to a process outside, speak to a device.
+    """
+    if plan.landlock is None:
+        return
+    wanted = plan.landlock
+    ruleset = landlock_syscalls.create_ruleset(wanted.handled_fs, wanted.handled_net, wanted.scoped)
+    _allow(ruleset, FD_SHARE, wanted.share_rights)
+    _allow(ruleset, FD_BINARY, wanted.binary_rights)
+    # The package takes a leftover errno for a failure of its own call.
+    processes.clear_errno()
+    named("landlock_restrict_self", landlock.plumbing.get_restrict_self(), ruleset, wanted.restrict_flags)
+    os.close(ruleset)
+
+
+def seccomp_filter(plan: LaunchPlan) -> None:
+    """Puts the filter before every further system call.
+
+    Should: make the calls of the table. Must not: make any other, not even on the way to the worker's first line.
+    """
+    processes.load_seccomp(plan.seccomp, plan.seccomp_flags)
+
+
+def execute(plan: LaunchPlan) -> None:
+    """Becomes the worker: `virtiofs-worker SHARE`, empty environment. Returns only by raising."""
+    processes.execute_descriptor(FD_BINARY, (b"virtiofs-worker", plan.share.encode()))
+
+
+# ------------------------------------------------------------------------------------------------------------------
+
+
+def parent_signal_holds(plan: LaunchPlan) -> None:
+    """A change of ids or capabilities may clear the parent-death signal without a word: looks, once all are made."""
+    if plan.end_with_supervisor and prctl.get_pdeathsig() != signal.SIGKILL:
+        raise SyscallError(0, "compare(parent-death signal)")
+
+
+def _write(path: bytes, content: bytes, name: str) -> None:
+    descriptor = named(f"open({name})", os.open, path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        named(f"write({name})", os.write, descriptor, content)
+    finally:
+        os.close(descriptor)
+
+
+def _open_at(directory: int, path: bytes, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, dir_fd=directory)
+
+
+def _expect(report: int, word: bytes, call: str) -> None:
+    """Waits for *word* from the supervisor; end of file means that it is gone, which is errno 0."""
+    if named(call, os.read, report, 1) != word:
+        raise SyscallError(0, call)
+
+
+def _drop_bounding(capability: int) -> None:
+    if capability <= prctl.CAP_LAST_CAP:
+        named("prctl(PR_CAPBSET_DROP)", prctl.capbset_drop, capability)
+    else:
+        # Newer than the headers python-prctl was built with: it refuses the number.
+        capabilities.drop_bounding(capability)
+
+
+def _allow(ruleset: int, descriptor: int, rights: int) -> None:
+    rule = landlock.plumbing.PathBeneathAttr(rights, descriptor)
+    processes.clear_errno()
+    named("landlock_add_rule", landlock.plumbing.get_add_rule(), ruleset, _RULE_PATH_BENEATH, rule, 0)
+
+
+def _compare_status(kept: int) -> None:
+    """Reads the capability sets and no_new_privs of this process back from the kernel. Raises SyscallError."""
+    descriptor = named("read(status)", _open_at, FD_PROC, b"self/status", os.O_RDONLY)
+    try:
+        status = named("read(status)", os.read, descriptor, 16384)
+    finally:
+        os.close(descriptor)
+    fields = dict(line.split(b":", 1) for line in status.splitlines())
+    for name, wanted in ((b"CapInh", kept), (b"CapPrm", kept), (b"CapEff", kept), (b"CapBnd", 0), (b"CapAmb", kept)):
+        if int(fields[name], 16) != wanted:
+            raise SyscallError(0, "compare(capabilities)")
+    if int(fields[b"NoNewPrivs"]) != 1:
+        raise SyscallError(0, "compare(capabilities)")
