@@ -39,8 +39,16 @@ $(VENV)/.built: $(VENV)/.venv pyproject.toml setup.py Cargo.toml Cargo.lock work
 # Programs that guests are made of: installed packages, and a kernel below build/.
 .PHONY: guests
 guests:
-	@$(REQUIRE) guest
+	@$(REQUIRE) uml qemu
 	@packaging/setup/guest-kernel
+
+.PHONY: demo
+demo:
+	@packaging/setup/confirm build uml
+	@$(REQUIRE) build uml
+	@$(MAKE) --no-print-directory build
+	@command -v linux.uml >/dev/null || $(MAKE) --no-print-directory guests
+	@$(BIN)/python -m tests.guest.demo
 
 .PHONY: lint
 lint: build
@@ -60,6 +68,11 @@ test: lint guests
 test-slow: build guests
 	@$(REQUIRE) fresh
 	$(BIN)/pytest -m slow
+
+.PHONY: fresh
+fresh:
+	@$(REQUIRE) fresh
+	@packaging/setup/fresh demo
 
 .PHONY: clean
 clean:

@@ -122,6 +122,23 @@ class FrontEnd:
             self.add_ring()
         return self
 
+    def stop_ring(self, index: int) -> int:
+        """Disable a ring and return the index the device got to."""
+        self.enable(index, False)
+        payload = self.channel.ask(Request.GET_VRING_BASE, struct.pack("<II", index, 0))
+        (_, base) = struct.unpack("<II", payload)
+        return int(base)
+
+    def reset(self) -> None:
+        """Reset the device and start it again, as a rebooting guest does on the same connection."""
+        for index in range(len(self.rings)):
+            self.stop_ring(index)
+        self.channel.acked(Request.RESET_DEVICE)
+        for index, ring in enumerate(self.rings):
+            ring.renew()
+            self.set_up_ring(index)
+            self.enable(index, True)
+
     def init(self, flags: int = 0, minor: int = fuse.MINOR) -> fuse.InitReply:
         return fuse.InitReply.parse(self.call(Opcode.INIT, fuse.init(minor, flags), node=0))
 
@@ -160,7 +177,7 @@ class FrontEnd:
         head = ring.put(chain)
         ring.publish(head)
         ring.kick()
-        used_head, length = ring.wait_used(self.seconds)
+        used_head, length = ring.wait_used(self.channel.line, self.seconds)
         if used_head != head:
             raise AssertionError(f"the device returned chain {used_head}, not {head}")
         data = self.memory.read(answer.address, min(length, room))
@@ -169,6 +186,10 @@ class FrontEnd:
             return Reply(length, 0, 0, b"")
         total, error, unique = fuse.OUT_HEADER.unpack_from(data)
         return Reply(length, -error, unique, data[fuse.OUT_HEADER.size : total])
+
+    def serves(self) -> bool:
+        """Whether a plain request is answered as it should be."""
+        return self.request(Opcode.GETATTR, fuse.getattr_of()).error == 0
 
     def lookup(self, text: bytes, node: int = fuse.ROOT) -> fuse.Entry:
         return fuse.Entry.parse(self.call(Opcode.LOOKUP, fuse.name(text), node))

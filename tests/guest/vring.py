@@ -5,9 +5,11 @@ Tests may write any descriptor they like: nothing here checks what it is told to
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import select
+import socket
 import struct
 import time
 from collections.abc import Sequence
@@ -83,7 +85,8 @@ class Ring:
         self.table = memory.allocate(16 * size).address
         self.avail = memory.allocate(6 + 2 * size).address
         self.used = memory.allocate(6 + 8 * size).address
-        for address, length in ((self.table, 16 * size), (self.avail, 6 + 2 * size), (self.used, 6 + 8 * size)):
+        self._parts = ((self.table, 16 * size), (self.avail, 6 + 2 * size), (self.used, 6 + 8 * size))
+        for address, length in self._parts:
             memory.write(address, bytes(length))
         self.kick_fd, self.call_fd, self.error_fd = (os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(3))
         self.avail_index = 0
@@ -115,8 +118,11 @@ class Ring:
     def kick(self) -> None:
         os.eventfd_write(self.kick_fd, 1)
 
-    def wait_used(self, seconds: float = 10) -> tuple[int, int]:
-        """Return the next used element: head and bytes written. Raises TimeoutError, RingError (error eventfd)."""
+    def wait_used(self, connection: socket.socket, seconds: float = 10) -> tuple[int, int]:
+        """Return the next used element: head and bytes written.
+
+        Raises TimeoutError, RingError (the error eventfd fired), ConnectionError (*connection* was closed).
+        """
         deadline = time.monotonic() + seconds
         while self._device_index() == self.used_index:
             # used_event asks for the very next element, for devices with EVENT_IDX.
@@ -124,17 +130,44 @@ class Ring:
             if self._device_index() != self.used_index:
                 break
             left = deadline - time.monotonic()
-            readable, _, _ = select.select([self.call_fd, self.error_fd], [], [], max(left, 0))
+            readable = self._readable(connection, max(left, 0))
             if self.call_fd in readable:
                 os.eventfd_read(self.call_fd)
             elif self.error_fd in readable:
                 raise RingError("the device stopped the ring")
+            elif connection.fileno() in readable:
+                raise ConnectionError("the vhost-user connection was closed while a request was on its way")
             elif left <= 0:
                 raise TimeoutError("no used element in time")
+        return self._take_used()
+
+    def wait_used_unsignalled(self, seconds: float = 10) -> tuple[int, int]:
+        """As `wait_used`, by looking at the used ring only: for tests that spoil the call eventfd."""
+        deadline = time.monotonic() + seconds
+        while self._device_index() == self.used_index:
+            if time.monotonic() > deadline:
+                raise TimeoutError("no used element in time")
+            time.sleep(0.001)
+        return self._take_used()
+
+    def renew(self) -> None:
+        """Start over at index 0, as a driver does after a reset."""
+        for address, length in self._parts:
+            self.memory.write(address, bytes(length))
+        self.avail_index = self.used_index = self._next_slot = 0
+        for fd in (self.kick_fd, self.call_fd, self.error_fd):
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(fd)
+
+    def _take_used(self) -> tuple[int, int]:
         at = self.used + 4 + 8 * (self.used_index % self.size)
         head, length = USED_ELEMENT.unpack(self.memory.read(at, 8))
         self.used_index = (self.used_index + 1) & 0xFFFF
         return head, length
+
+    def _readable(self, connection: socket.socket, seconds: float) -> list[int]:
+        ready, _, _ = select.select([self.call_fd, self.error_fd, connection.fileno()], [], [], seconds)
+        return ready
 
     def _device_index(self) -> int:
         (index,) = struct.unpack("<H", self.memory.read(self.used + 2, 2))
