@@ -33,7 +33,7 @@ $(VENV)/.venv: | packages-build
 	touch $@
 
 $(VENV)/.built: $(VENV)/.venv pyproject.toml setup.py Cargo.toml Cargo.lock worker/Cargo.toml $(SOURCES) | packages-build
-	$(BIN)/pip install --quiet --editable '.[dev]' --config-settings editable_mode=strict
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[dev]' --config-settings editable_mode=strict
 	touch $@
 
 # Programs that guests are made of: installed packages, and a kernel below build/.
