@@ -1,6 +1,19 @@
 //! The jailed half of virtiofs-sandbox: a vhost-user file system device that sees one share and nothing else.
+//!
+//! `keeper` starts, `inherited` checks the descriptors, `confine` tightens the worker, `control` runs its main thread.
+//! `session` speaks vhost-user with the monitor, `memory` maps what it sends, `queue` turns rings into requests for `fs`.
 
 pub mod buffers;
 pub mod config;
+pub mod confine;
+pub mod control;
 pub mod fs;
+pub mod inherited;
+pub mod ipc;
+pub mod keeper;
+pub mod log;
+pub mod memory;
+pub mod notify;
+pub mod queue;
+pub mod session;
 pub mod stats;

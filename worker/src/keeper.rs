@@ -1,0 +1,83 @@
+//! The keeper: pid 1 of the jail. It checks what it was given, clones the worker and reports how that one ended.
+//!
+//! It shares its descriptor table with the worker (CLONE_FILES), so that the descriptors outlive the worker. For the
+//! same reason it is no trust boundary: the worker can replace any descriptor. After the clone the keeper reads none.
+
+use std::ffi::c_int;
+use std::os::fd::AsFd;
+use std::panic;
+
+use rustix::process::{getpid, Pid};
+
+use crate::config::Config;
+use crate::control;
+use crate::inherited::Inherited;
+use crate::ipc::{leave, Exit};
+use crate::{confine, log};
+
+/// The whole program: returns only in the process that became keeper, with its exit status.
+pub fn main() -> c_int {
+    panic::set_hook(Box::new(|panic| {
+        log::error(format_args!("internal error: {panic}"));
+        leave(Exit::Internal, 0);
+        Exit::Internal.now()
+    }));
+    // SAFETY: the process has just started; nothing has opened a descriptor.
+    let inherited = match unsafe { Inherited::take() } {
+        Ok(inherited) => inherited,
+        Err(refused) => return fail(Exit::Descriptor, &refused),
+    };
+    let config = match Config::read(inherited.configuration.as_fd()) {
+        Ok(config) => config,
+        Err(refused) => return fail(Exit::Configuration, &refused),
+    };
+    let keeper = getpid();
+    // syscall clone: the worker, on the keeper's descriptor table
+    // SAFETY: like fork: this process has one thread, the child gets a copy of its memory (no CLONE_VM) and its stack.
+    match unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_FILES | libc::SIGCHLD, 0, 0, 0, 0) } {
+        -1 => fail(Exit::Internal, &format_args!("clone: {}", std::io::Error::last_os_error())),
+        0 => work(&config, inherited, keeper),
+        worker => {
+            // The descriptors are the worker's now: the shared table must not be closed from here.
+            std::mem::forget(inherited);
+            wait(worker as libc::pid_t)
+        }
+    }
+}
+
+/// The worker's life.
+fn work(config: &Config, inherited: Inherited, keeper: Pid) -> ! {
+    match confine::die_with(Some(keeper)).and_then(|alive| confine::handle_signals().map(|()| alive)) {
+        Ok(true) => {}
+        Ok(false) => Exit::Internal.now(),
+        Err(error) => {
+            log::error(format_args!("the worker cannot confine itself: {error}"));
+            Exit::Internal.now()
+        }
+    }
+    confine::give_way(inherited.proc.as_fd());
+    control::run(config, inherited).now()
+}
+
+/// Waits for the worker and turns its end into the keeper's.
+fn wait(worker: libc::pid_t) -> c_int {
+    let mut status = 0;
+    // syscall wait4: the worker's end
+    // SAFETY: *status* is a valid place for the result.
+    while unsafe { libc::waitpid(worker, &raw mut status, 0) } != worker {
+        let error = std::io::Error::last_os_error();
+        if error.kind() != std::io::ErrorKind::Interrupted {
+            return fail(Exit::Internal, &format_args!("waitpid: {error}"));
+        }
+    }
+    if libc::WIFSIGNALED(status) {
+        128 + libc::WTERMSIG(status)
+    } else {
+        libc::WEXITSTATUS(status)
+    }
+}
+
+fn fail(exit: Exit, reason: &dyn std::fmt::Display) -> c_int {
+    log::error(format_args!("{reason}"));
+    exit.code()
+}
