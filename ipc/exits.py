@@ -65,6 +65,11 @@ class Ending:
         """True when launching again may well end the same way."""
         return self.code not in _EXPECTED
 
+    @property
+    def is_uneventful(self) -> bool:
+        """True when this is how things normally end."""
+        return self.code in (ExitCode.CLIENT_LEFT, ExitCode.STOPPED)
+
     def __str__(self) -> str:
         if self.signal_number is not None:
             return f"killed by {_signal_name(self.signal_number)}"

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib.metadata
 import sys
+from collections.abc import Sequence
+
+from virtiofs_sandbox.cli import run
+
+DESCRIPTION = """\
+Shares a directory with a virtual machine over virtio-fs. The process that talks to the guest is jailed from outside:
+it sees the directory and nothing else of this machine."""
 
 
-def main() -> int:
-    """Returns the exit status."""
-    return 0
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0 after a clean stop, 1 when starting (or stopping) failed, 2 for wrong usage."""
+    options = _parser().parse_args(arguments)
+    return int(options.execute(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="virtiofs-sandbox", description=DESCRIPTION)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    run.add_parser(commands)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when asked: reading package metadata takes longer than the rest of a start."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"virtiofs-sandbox {importlib.metadata.version('virtiofs-sandbox')}")
+        parser.exit()
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The resident part: listener, share life cycle, worker slots."""
+"""The resident part: sockets, worker slots, what is logged. Reads no byte that a guest or monitor wrote (I1)."""

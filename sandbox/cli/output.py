@@ -1,0 +1,53 @@
+"""Where the supervisor's events become text: the start line on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+
+from virtiofs_sandbox.cli.hints import monitor_lines
+from virtiofs_sandbox.cli.text import STANDARD_ERROR, STANDARD_OUTPUT, write_line
+from virtiofs_sandbox.confine import LaunchPlan
+from virtiofs_sandbox.policies.share import Share
+from virtiofs_sandbox.supervisor.events import (
+    Event,
+    Listening,
+    WorkerEvent,
+)
+from virtiofs_sandbox.supervisor.loglines import printable
+
+
+class Output:
+    """Shows events up to *share*'s log level."""
+
+    def __init__(self, share: Share, plan: LaunchPlan) -> None:
+        self._share = share
+        self._plan = plan
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, Listening):
+            self._listening(event)
+        elif event.level.rank <= self._share.log_level.rank:
+            write_line(STANDARD_ERROR, _line(event))
+
+    def _listening(self, event: Listening) -> None:
+        share = self._share
+        source = printable(os.fsencode(share.source))
+        socket = printable(os.fsencode(event.socket))
+        start = (
+            f"ready: {source} as tag {share.tag} on {socket} "
+            f"(jail: {self._plan.tier.value}, cache: {share.cache.value}, access: {share.access.value})"
+        )
+        write_line(STANDARD_OUTPUT, start)
+        if not event.monitor_waiting and socket.startswith("/"):
+            write_line(STANDARD_OUTPUT, monitor_lines(socket, share.tag))
+
+
+def _line(event: Event) -> str:
+    about = event.share
+    if isinstance(event, WorkerEvent):
+        about += f"#{event.generation}"
+        if event.client is not None:
+            about += f" {event.client}"
+    time = datetime.now().astimezone().isoformat(sep=" ", timespec="milliseconds")
+    return f"{time} {event.level.value:7} {about}: {event}"

@@ -1,0 +1,20 @@
+"""Writing to the terminal, or to whatever stands in for one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+STANDARD_OUTPUT = 1
+STANDARD_ERROR = 2
+
+
+def write_line(descriptor: int, text: str) -> None:
+    """Unbuffered; a reader that is gone or does not read ends no service: the line is lost."""
+    with contextlib.suppress(OSError):
+        os.write(descriptor, f"{text}\n".encode(errors="backslashreplace"))
+
+
+def complain(command: str, sentence: object) -> None:
+    """An error that ends the command."""
+    write_line(STANDARD_ERROR, f"virtiofs-sandbox {command}: {sentence}")

@@ -1,0 +1,298 @@
+"""What the supervisor has to tell, as data. Sentences are made here; whether and how they are shown is the caller's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from virtiofs_sandbox.ipc.exits import Ending
+from virtiofs_sandbox.ipc.messages import ClientStep
+from virtiofs_sandbox.ipc.stats import Statistics
+from virtiofs_sandbox.policies.share import LogLevel
+from virtiofs_sandbox.supervisor.clients import Peer
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something happened to *share*; str() is the sentence."""
+
+    share: str
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.INFO
+
+
+Sink = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class WorkerEvent(Event):
+    """It happened to the launch with this *generation*, which serves *client*, if any yet."""
+
+    generation: int
+    client: Peer | None
+
+
+@dataclass(frozen=True)
+class Listening(Event):
+    """Connections are accepted from now on. *monitor_waiting*: somebody has connected already."""
+
+    socket: str
+    monitor_waiting: bool
+
+    def __str__(self) -> str:
+        return f"accepting connections on {self.socket}"
+
+
+@dataclass(frozen=True)
+class HostLacks(Event):
+    """A layer of the jail that this host cannot give."""
+
+    sentence: str
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+@dataclass(frozen=True)
+class AcceptFailed(Event):
+    reason: str
+    pause: float
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.ERROR
+
+    def __str__(self) -> str:
+        return f"cannot accept connections: {self.reason}; trying again in {self.pause:g} s"
+
+
+@dataclass(frozen=True)
+class ClientWaits(Event):
+    client: Peer
+    holder: Peer | None
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.DEBUG
+
+    def __str__(self) -> str:
+        return f"{self.client} connected and waits" + (f" for {self.holder} to go" if self.holder else "")
+
+
+@dataclass(frozen=True)
+class ClientsGaveUp(Event):
+    number: int
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.DEBUG
+
+    def __str__(self) -> str:
+        return f"{self.number} connection(s) hung up while waiting"
+
+
+@dataclass(frozen=True)
+class ClientRefused(Event):
+    client: Peer
+    holder: Peer
+    after: float
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return (
+            f"{self.client} turned away after {self.after:g} s: {self.holder} is connected, and a share serves one "
+            "monitor at a time; give the second machine a share of its own"
+        )
+
+
+@dataclass(frozen=True)
+class WorkerWarm(WorkerEvent):
+    pid: int
+    seconds: float
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.DEBUG
+
+    def __str__(self) -> str:
+        return f"worker ready (keeper pid {self.pid}, {self.seconds * 1000:.0f} ms after the launch began)"
+
+
+@dataclass(frozen=True)
+class ClientServed(WorkerEvent):
+    waited: float
+
+    def __str__(self) -> str:
+        return f"connected; handed to the worker after {self.waited * 1000:.0f} ms"
+
+
+@dataclass(frozen=True)
+class ClientProgress(WorkerEvent):
+    step: ClientStep
+    minor: int
+
+    def __str__(self) -> str:
+        match self.step:
+            case ClientStep.DRIVER_STARTED:
+                return "the guest's driver started the device"
+            case ClientStep.MOUNTED:
+                return f"mounted by the guest (FUSE 7.{self.minor})"
+            case ClientStep.UNMOUNTED:
+                return "unmounted by the guest"
+            case ClientStep.RESET:
+                return "the device was reset"
+
+
+@dataclass(frozen=True)
+class WorkerSaid(WorkerEvent):
+    """One line of the worker's log, made harmless."""
+
+    line_level: LogLevel
+    text: str
+
+    @property
+    def level(self) -> LogLevel:
+        return self.line_level
+
+    def __str__(self) -> str:
+        return f"worker: {self.text}"
+
+
+@dataclass(frozen=True)
+class LinesDropped(WorkerEvent):
+    lines: int
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return f"{self.lines} log lines of the worker dropped: they came too fast"
+
+
+@dataclass(frozen=True)
+class WorkerKilled(WorkerEvent):
+    reason: str
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return f"killing the worker: {self.reason}"
+
+
+@dataclass(frozen=True)
+class WorkerEnded(WorkerEvent):
+    """*expected*: nothing is wrong with the worker. *statistics* are its own claims."""
+
+    ending: Ending
+    expected: bool
+    statistics: Statistics | None
+
+    @property
+    def level(self) -> LogLevel:
+        if not self.expected:
+            return LogLevel.ERROR
+        if self.ending.is_uneventful:
+            return LogLevel.INFO if self.client else LogLevel.DEBUG
+        return LogLevel.WARNING
+
+    def __str__(self) -> str:
+        served = ""
+        if self.client and self.statistics:
+            counts = self.statistics
+            served = (
+                f" ({counts.requests} requests, {counts.errors} answered with an error, "
+                f"{counts.bytes_read} bytes read, {counts.bytes_written} written)"
+            )
+        return f"worker ended: {self.ending}{served}"
+
+
+@dataclass(frozen=True)
+class LaunchFailed(WorkerEvent):
+    reason: str
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.ERROR
+
+    def __str__(self) -> str:
+        return f"launch failed: {self.reason}"
+
+
+@dataclass(frozen=True)
+class BackingOff(Event):
+    failures: int
+    delay: float
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return f"{self.failures} failures in a row; next launch in {self.delay:.1f} s, connections wait until then"
+
+
+@dataclass(frozen=True)
+class ZygoteDied(Event):
+    pid: int
+    ending: Ending
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.ERROR
+
+    def __str__(self) -> str:
+        return f"the zygote (pid {self.pid}) died: {self.ending}; running workers are not touched"
+
+
+@dataclass(frozen=True)
+class ZygoteReplaced(Event):
+    pid: int
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return f"a new zygote runs (pid {self.pid})"
+
+
+@dataclass(frozen=True)
+class Stopping(Event):
+    reason: str
+    grace: float
+
+    def __str__(self) -> str:
+        return f"stopping on {self.reason}; the worker has {self.grace:g} s to drain, a second signal ends it at once"
+
+
+@dataclass(frozen=True)
+class StillThere(Event):
+    """Stopped, but a killed process will not go: it hangs in the kernel."""
+
+    pids: tuple[int, ...]
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.ERROR
+
+    def __str__(self) -> str:
+        pids = ", ".join(map(str, self.pids))
+        return f"killed, but not gone: pid {pids}; it hangs in the kernel, most likely on the share's storage"
+
+
+@dataclass(frozen=True)
+class Stopped(Event):
+    def __str__(self) -> str:
+        return "stopped"

@@ -1,0 +1,187 @@
+"""The listening socket of a share: made safely, or inherited and checked."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import socket
+import stat
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from virtiofs_sandbox.supervisor.addresses import FileIdentity, Occupant, SocketPlace
+
+BACKLOG = 128
+_LOCK_SECONDS = 5.0
+_REFUSALS = {
+    Occupant.LISTENER: "another process listens on it; stop that one, or choose another path",
+    Occupant.UNCERTAIN: "there is a socket that we may not connect to, so it may be in use; "
+    "remove it if it is not, or choose another path",
+    Occupant.NO_SOCKET: "there is a file that is no socket, and it is not removed; choose another path",
+}
+
+
+class ListenError(Exception):
+    """No socket to listen on; str() is one sentence with the path or descriptor, the reason and what to do."""
+
+
+@dataclass(frozen=True)
+class SocketFile:
+    """A socket to be made. *mode* holds before anybody can connect; *group* is a gid, None leaves the default."""
+
+    path: Path
+    mode: int = 0o660
+    group: int | None = None
+
+
+class Listener:
+    """Owner of a listening socket, and of its file if there is one that we made."""
+
+    def __init__(
+        self, listening: socket.socket, name: str, place: SocketPlace | None = None, made: FileIdentity | None = None
+    ) -> None:
+        listening.setblocking(False)
+        self._socket = listening
+        self._place = place
+        self._made = made
+        self.name = name
+
+    @classmethod
+    def bind(cls, wanted: SocketFile) -> Listener:
+        """Makes the socket file. One that nobody listens on is replaced; anything else in the way is a ListenError."""
+        try:
+            place = SocketPlace(wanted.path)
+        except OSError as error:
+            raise ListenError(f"socket {wanted.path}: cannot open its directory: {error.strerror}") from error
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            _lock(place)
+            _clear(place)
+            made = _bind(listening, place, wanted)
+        except OSError as error:
+            listening.close()
+            place.close()
+            raise ListenError(f"socket {wanted.path}: {error.strerror or error}") from error
+        except ListenError:
+            listening.close()
+            place.close()
+            raise
+        fcntl.flock(place.directory.fileno(), fcntl.LOCK_UN)
+        return cls(listening, str(wanted.path), place, made)
+
+    @classmethod
+    def adopt(cls, number: int) -> Listener:
+        """Takes over an inherited descriptor, which must be a listening AF_UNIX stream socket. Its file is not ours."""
+        try:
+            listening = socket.socket(fileno=number)
+        except OSError as error:
+            raise ListenError(f"descriptor {number} is not an inherited socket: {error.strerror}") from error
+        complaint = _unfit(listening)
+        if complaint:
+            listening.detach()
+            raise ListenError(f"descriptor {number} {complaint}; pass a listening AF_UNIX stream socket")
+        listening.set_inheritable(False)
+        name = listening.getsockname()
+        shown = os.fsdecode(name) if name else "(no name)"
+        return cls(listening, shown)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def somebody_waits(self) -> bool:
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def accept(self) -> socket.socket | None:
+        """The next connection, or None. Raises OSError when the process or the machine is out of something."""
+        try:
+            connection, _ = self._socket.accept()
+        except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+            return None
+        return connection
+
+    def close(self) -> None:
+        """Closes the socket; its file goes first, and only if it is still the one that was made here."""
+        if self._place is not None and self._made is not None:
+            self._place.unlink(self._made)
+            self._place.close()
+            self._place = None
+        self._socket.close()
+
+
+def _lock(place: SocketPlace) -> None:
+    """Keeps two supervisors from finding the same stale socket and removing each other's new one."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(place.directory.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise ListenError(
+                    f"socket {place.path}: another process holds a lock (flock) on its directory; end it and try again"
+                ) from None
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _clear(place: SocketPlace) -> None:
+    occupant = place.occupant()
+    if occupant in _REFUSALS:
+        raise ListenError(f"socket {place.path}: {_REFUSALS[occupant]}")
+    if occupant is Occupant.STALE:
+        stale = place.identity()
+        if stale is not None:
+            place.unlink(stale)
+
+
+def _bind(listening: socket.socket, place: SocketPlace, wanted: SocketFile) -> FileIdentity:
+    """Binds, sets mode and group, listens, in this order: before listen(2) every connect(2) is refused."""
+    name = place.path.name
+    address = place.address()
+    if address is None:
+        # The name alone is too long for an address: bound under a short one, it is linked to its own.
+        name = f".{os.urandom(6).hex()}"
+        address = place.address(name)
+    if address is None:
+        raise ListenError(f"socket {place.path}: no address for it fits {name!r}")
+    old = os.umask(0o777 & ~wanted.mode)
+    try:
+        listening.bind(address)
+    finally:
+        os.umask(old)
+    try:
+        return _publish(listening, place, name, wanted)
+    except OSError:
+        os.unlink(name, dir_fd=place.directory.fileno())
+        raise
+
+
+def _publish(listening: socket.socket, place: SocketPlace, name: str, wanted: SocketFile) -> FileIdentity:
+    with place.open_path(name) as bound:
+        state = os.fstat(bound.fileno())
+        if not stat.S_ISSOCK(state.st_mode) or state.st_uid != os.geteuid():
+            raise ListenError(f"socket {place.path}: somebody replaced it while it was made; use another directory")
+        if wanted.group is not None:
+            os.chown(f"/proc/self/fd/{bound.fileno()}", -1, wanted.group)
+        # A default ACL of the directory overrides the umask.
+        os.chmod(f"/proc/self/fd/{bound.fileno()}", wanted.mode)
+    listening.listen(BACKLOG)
+    if name != place.path.name:
+        directory = place.directory.fileno()
+        os.link(name, place.path.name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+        os.unlink(name, dir_fd=directory)
+    return FileIdentity.of(state)
+
+
+def _unfit(inherited: socket.socket) -> str | None:
+    if inherited.family != socket.AF_UNIX:
+        return f"is a socket of family {inherited.family.name}"
+    if inherited.type != socket.SOCK_STREAM:
+        return f"is a socket of type {inherited.type.name}"
+    if not inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return "is a socket that does not listen"
+    return None

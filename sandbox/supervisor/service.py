@@ -1,0 +1,249 @@
+"""One share in service: its listener, the line of waiting monitors, the worker that serves and the one that is warm.
+
+There is at most one *holder*, the slot whose client has the place, and one *next*, the slot that will have it. Whatever
+happens ends in `_settle`, which looks at the whole picture and does what is due; nothing else decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from virtiofs_sandbox.supervisor.backoff import Backoff
+from virtiofs_sandbox.supervisor.clients import Client
+from virtiofs_sandbox.supervisor.events import (
+    AcceptFailed,
+    BackingOff,
+    ClientRefused,
+    ClientsGaveUp,
+    ClientWaits,
+    Listening,
+    Sink,
+    StillThere,
+)
+from virtiofs_sandbox.supervisor.listener import Listener
+from virtiofs_sandbox.supervisor.slot import Launch, Slot
+from virtiofs_sandbox.supervisor.states import GOING, State
+from virtiofs_sandbox.supervisor.timing import Timing
+from virtiofs_sandbox.supervisor.waiting import WaitingLine
+
+
+class StartError(Exception):
+    """The first worker did not get ready; str() says why."""
+
+
+class Service:
+    """To be made inside the event loop; then `start`, `listen`, and in the end `stop`."""
+
+    def __init__(
+        self,
+        share: str,
+        launch: Launch,
+        sink: Sink,
+        timing: Timing,
+        reap_orphans: Callable[[frozenset[int]], None],
+    ) -> None:
+        """*launch* launches the worker of a generation; *reap_orphans* is called when a slot is gone."""
+        self._share = share
+        self._launch = launch
+        self._sink = sink
+        self._timing = timing
+        self._reap_orphans = reap_orphans
+        self._loop = asyncio.get_running_loop()
+        self._line = WaitingLine(timing.patience)
+        self._backoff = Backoff(timing.backoff)
+        self._listener: Listener | None = None
+        self._accepting = False
+        self._holder: Slot | None = None
+        self._next: Slot | None = None
+        self._launched = 0
+        self._stopping = False
+        self._settling: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._change = asyncio.Event()
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return tuple(slot for slot in (self._holder, self._next) if slot is not None)
+
+    async def start(self) -> None:
+        """Returns once a worker is warm. What fails now would fail for every client: StartError, nothing left."""
+        slot = self._new_slot(0.0)
+        self._next = slot
+        while slot.state in (State.BACKOFF, State.WARMING, State.KILLED):
+            await self._changed()
+        if slot.state is State.GONE:
+            self._next = None
+            raise StartError(slot.failure or "the worker ended before it was ready")
+
+    def listen(self, listener: Listener) -> None:
+        """Takes over *listener* and accepts from now on."""
+        self._listener = listener
+        waiting = listener.somebody_waits()
+        self._resume_accepting()
+        self._sink(Listening(self._share, listener.name, waiting))
+        self._settle_soon()
+
+    async def stop(self, grace: float) -> bool:
+        """Closes the socket, asks the workers to end and waits until they have, by force if need be.
+
+        False when a killed process would not go: it hangs in the kernel.
+        """
+        self._stopping = True
+        self._pause_accepting()
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        self._line.close()
+        for slot in self.slots:
+            slot.stop(grace)
+        try:
+            async with asyncio.timeout(grace + self._timing.stop_margin + self._timing.give_up):
+                while self.slots:
+                    self._settle()
+                    if self.slots:
+                        await self._changed()
+        except TimeoutError:
+            self._sink(StillThere(self._share, tuple(slot.pid for slot in self.slots if slot.pid is not None)))
+            return False
+        finally:
+            self._cancel_timers()
+        return True
+
+    def kill(self, reason: str) -> None:
+        """Cuts a `stop` under way short."""
+        for slot in self.slots:
+            slot.kill(reason)
+
+    # Slots.
+
+    def _new_slot(self, delay: float) -> Slot:
+        self._launched += 1
+        return Slot(
+            self._share,
+            # A u32 in every message; wrapped around it would still tell neighbours apart.
+            self._launched & 0xFFFFFFFF,
+            launch=self._launch,
+            sink=self._sink,
+            changed=self._slot_changed,
+            timing=self._timing,
+            delay=delay,
+        )
+
+    def _slot_changed(self, slot: Slot) -> None:
+        if slot.state is State.WARMING:
+            self._backoff.launched(self._loop.time())
+        self._change.set()
+        self._settle_soon()
+
+    async def _changed(self) -> None:
+        self._change.clear()
+        await self._change.wait()
+
+    # The one place that decides.
+
+    def _settle_soon(self) -> None:
+        if self._settling is None:
+            self._settling = self._loop.call_soon(self._settle)
+
+    def _settle(self) -> None:
+        self._cancel_timers()
+        delay = self._bury()
+        if self._stopping or self._listener is None:
+            return
+        if self._next is None and (self._holder is None or self._holder.state in GOING):
+            self._next = self._new_slot(delay)
+        self._seat()
+        self._look_after_the_line()
+        if not self._line.full:
+            self._resume_accepting()
+
+    def _bury(self) -> float:
+        """Forgets slots that are gone; returns how long the next launch has to wait for it."""
+        gone = [slot for slot in self.slots if slot.state is State.GONE]
+        if self._holder in gone:
+            self._holder = None
+        if self._next in gone:
+            self._next = None
+        if gone:
+            self._reap_orphans(frozenset(slot.pid for slot in self.slots if slot.pid is not None))
+        delay = 0.0
+        for slot in gone:
+            if slot.failure is not None and not self._stopping:
+                delay = self._backoff.failed(self._loop.time())
+        if delay:
+            self._sink(BackingOff(self._share, self._backoff.failures, delay))
+        return delay
+
+    def _seat(self) -> None:
+        """Gives the place, if it is free, to whoever is first in line."""
+        if self._holder is not None or self._next is None or self._next.state is not State.WARM:
+            return
+        client = self._line.call_up()
+        if client is None:
+            return
+        if self._next.serve(client):
+            self._holder, self._next = self._next, None
+        else:
+            self._line.rejoin(client)
+
+    def _look_after_the_line(self) -> None:
+        """Turns away who waited too long beside a holder that stays, and sees to it that we look again in time."""
+        if not self._line:
+            return
+        departed = self._line.drop_departed()
+        if departed:
+            self._sink(ClientsGaveUp(self._share, departed))
+        holder = self._holder
+        look_again = self._loop.time() + self._timing.patience
+        if holder is not None and holder.peer is not None and holder.state is State.SERVING:
+            if holder.notice_hang_up():
+                return
+            for client in self._line.overdue(self._loop.time(), holder.since):
+                self._sink(ClientRefused(self._share, client.peer, holder.peer, self._timing.patience))
+                client.close()
+            look_again = self._line.next_deadline(holder.since) or look_again
+        if self._line:
+            self._timer = self._loop.call_at(look_again, self._settle)
+
+    def _cancel_timers(self) -> None:
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # Accepting.
+
+    def _accept_ready(self) -> None:
+        if self._listener is None:
+            return
+        try:
+            connection = self._listener.accept()
+        except OSError as error:
+            pause = self._timing.accept_pause
+            self._sink(AcceptFailed(self._share, error.strerror or str(error), pause))
+            self._pause_accepting()
+            self._loop.call_later(pause, self._settle_soon)
+            return
+        if connection is None:
+            return
+        client = Client(connection, self._loop.time())
+        self._line.join(client)
+        self._sink(ClientWaits(self._share, client.peer, self._holder.peer if self._holder else None))
+        if self._line.full:
+            self._line.drop_departed()
+        if self._line.full:
+            self._pause_accepting()
+        self._settle_soon()
+
+    def _resume_accepting(self) -> None:
+        if self._listener is not None and not self._accepting:
+            self._accepting = True
+            self._loop.add_reader(self._listener.fileno(), self._accept_ready)
+
+    def _pause_accepting(self) -> None:
+        if self._listener is not None and self._accepting:
+            self._accepting = False
+            self._loop.remove_reader(self._listener.fileno())

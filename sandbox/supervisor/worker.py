@@ -1,0 +1,220 @@
+"""A launched worker as its supervisor holds it: a control socket, a log pipe, a page of counters, a pidfd.
+
+Everything that comes through them is hostile: messages are decoded strictly, lines are cut and cleaned, both are read
+at a bounded rate, and a worker that sends faster than that waits (or loses its lines) without our spending more time on
+it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import ExitStack
+from typing import Protocol
+
+from virtiofs_sandbox.confine import LaunchPlan
+from virtiofs_sandbox.ipc.config import WorkerConfig, encode_config
+from virtiofs_sandbox.ipc.descriptors import OwnedFd
+from virtiofs_sandbox.ipc.exits import Ending
+from virtiofs_sandbox.ipc.memfds import ARENA_BYTES, STATISTICS_BYTES, fixed_memory, sealed_document
+from virtiofs_sandbox.ipc.messages import Kind, Message, MessageError
+from virtiofs_sandbox.ipc.stats import Statistics, read_statistics
+from virtiofs_sandbox.ipc.transport import ChannelClosedError, ControlChannel
+from virtiofs_sandbox.launcher import HandOver, Jail
+from virtiofs_sandbox.policies.share import Access, LogLevel, Share
+from virtiofs_sandbox.supervisor.clients import Client
+from virtiofs_sandbox.supervisor.loglines import Dropped, LineRate, LogLine, LogLines
+
+_MESSAGES_PER_SECOND = 256
+_LOG_BYTES_PER_SECOND = 256 * 1024
+_READ_BYTES = 4096
+_LINE_RATE = LineRate(per_second=100, burst=200)
+# Somebody who asked for every request wants to see every request.
+_DEBUG_LINE_RATE = LineRate(per_second=2000, burst=2000)
+
+
+class JailLauncher(Protocol):
+    """Builds jails; the launcher package's Launcher is one. Raises LaunchError."""
+
+    async def launch(self, plan: LaunchPlan, hand_over: HandOver) -> Jail: ...
+
+
+class WorkerHandler(Protocol):
+    """Who is told what a worker does. *ended* is the last call."""
+
+    def received(self, message: Message) -> None: ...
+    def violated(self, reason: str) -> None: ...
+    def logged(self, line: LogLine | Dropped) -> None: ...
+    def ended(self, ending: Ending) -> None: ...
+
+
+class Worker:
+    """Owner of one running jail's descriptors, all closed once its keeper is reaped."""
+
+    def __init__(self, jail: Jail, channel: ControlChannel, log: OwnedFd, page: OwnedFd, log_level: LogLevel) -> None:
+        self.pid = jail.pid
+        self._pidfd = OwnedFd(jail.pidfd)
+        self._channel = channel
+        self._log = log
+        self._page = page
+        self._loop = asyncio.get_running_loop()
+        rate = _DEBUG_LINE_RATE if log_level is LogLevel.DEBUG else _LINE_RATE
+        self._lines = LogLines(rate, self._loop.time())
+        self._handler: WorkerHandler | None = None
+        self._refill: asyncio.TimerHandle | None = None
+        self._muted = False
+        self._messages_left = _MESSAGES_PER_SECOND
+        self._log_bytes_left = _LOG_BYTES_PER_SECOND
+
+    def watch(self, handler: WorkerHandler) -> None:
+        """Starts telling *handler*."""
+        self._handler = handler
+        self._loop.add_reader(self._pidfd.fileno(), self._exited)
+        self._resume()
+
+    def send(self, message: Message, client: Client | None = None) -> None:
+        """Raises ChannelClosedError when the worker is gone, BlockingIOError when it does not read."""
+        self._channel.send(message, () if client is None else (client.fileno(),))
+
+    def kill(self) -> None:
+        """SIGKILL to the keeper, and so to everything in its pid namespace."""
+        try:
+            signal.pidfd_send_signal(self._pidfd.fileno(), signal.SIGKILL)
+        except ProcessLookupError:
+            # It ended by itself; the pidfd says so next.
+            return
+
+    def mute(self) -> None:
+        """Reads no more messages: nothing that this worker says counts any longer."""
+        self._loop.remove_reader(self._channel.fileno())
+        self._muted = True
+
+    def statistics(self) -> Statistics | None:
+        return read_statistics(self._page.fileno())
+
+    def _resume(self) -> None:
+        """Starts a second: both sources may be read again, up to their limits."""
+        self._refill = None
+        self._messages_left = _MESSAGES_PER_SECOND
+        self._log_bytes_left = _LOG_BYTES_PER_SECOND
+        if not self._muted:
+            self._loop.add_reader(self._channel.fileno(), self._message_ready)
+        self._loop.add_reader(self._log.fileno(), self._log_ready)
+
+    def _pause(self, source: int) -> None:
+        self._loop.remove_reader(source)
+        if self._refill is None:
+            self._refill = self._loop.call_later(1.0, self._resume)
+
+    def _message_ready(self) -> None:
+        self._messages_left -= 1
+        if self._messages_left <= 0:
+            self._pause(self._channel.fileno())
+        self._read_message()
+
+    def _read_message(self) -> bool:
+        """Passes one message on; False when there is none."""
+        handler = self._told()
+        try:
+            received = self._channel.receive()
+        except ChannelClosedError:
+            # The keeper's end follows; a worker that only closed its socket is found by its deadlines.
+            self._loop.remove_reader(self._channel.fileno())
+            return False
+        except MessageError as error:
+            handler.violated(str(error))
+            return False
+        if received is None:
+            return False
+        handler.received(received.message)
+        return True
+
+    def _log_ready(self) -> None:
+        if self._log_bytes_left <= 0:
+            self._pause(self._log.fileno())
+            return
+        if not self._read_log():
+            # Readable and yet nothing: the last writer is gone.
+            self._loop.remove_reader(self._log.fileno())
+
+    def _read_log(self) -> bool:
+        """Passes on what one read gives; False when there is nothing, now or ever."""
+        try:
+            data = os.read(self._log.fileno(), _READ_BYTES)
+        except BlockingIOError:
+            return False
+        self._log_bytes_left -= len(data)
+        for line in self._lines.feed(data, self._loop.time()):
+            self._told().logged(line)
+        return bool(data)
+
+    def _exited(self) -> None:
+        result = os.waitid(os.P_PIDFD, self._pidfd.fileno(), os.WEXITED | os.WNOHANG)
+        if result is None:
+            return
+        handler = self._told()
+        # Its last messages and lines tell why it ended, so they come before the end itself.
+        while self._messages_left > 0 and not self._muted and self._read_message():
+            self._messages_left -= 1
+        while self._log_bytes_left > 0 and self._read_log():
+            pass
+        for line in self._lines.finish():
+            handler.logged(line)
+        self._forget()
+        handler.ended(Ending.of(result))
+        self._page.close()
+
+    def _forget(self) -> None:
+        if self._refill is not None:
+            self._refill.cancel()
+        for source in (self._pidfd, self._channel, self._log):
+            self._loop.remove_reader(source.fileno())
+            source.close()
+
+    def _told(self) -> WorkerHandler:
+        if self._handler is None:
+            raise RuntimeError("nobody watches this worker")
+        return self._handler
+
+
+async def launch_worker(share: Share, plan: LaunchPlan, generation: int, launcher: JailLauncher) -> Worker:
+    """Makes what crosses the boundary, launches, and keeps this side's ends. Raises LaunchError or OSError."""
+    config = encode_config(
+        WorkerConfig(
+            version=1,
+            share=share.name,
+            generation=generation,
+            tag=share.tag,
+            readonly=share.access is Access.READ_ONLY,
+            cache=share.cache.value,
+            writeback=share.writeback,
+            xattr=share.xattr,
+            ids=plan.ids,
+            queues=share.queues,
+            log_level=share.log_level.value,
+        )
+    )
+    with ExitStack() as ours, ExitStack() as theirs:
+        page = ours.enter_context(fixed_memory("virtiofs-statistics", STATISTICS_BYTES))
+        document = theirs.enter_context(sealed_document("virtiofs-config", config))
+        arena = theirs.enter_context(fixed_memory("virtiofs-arena", ARENA_BYTES))
+        channel, far_end = ControlChannel.pair()
+        ours.callback(channel.close)
+        theirs.enter_context(far_end)
+        log_read, log_write = map(OwnedFd, os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK))
+        ours.enter_context(log_read)
+        theirs.enter_context(log_write)
+        numbers = (owner.fileno() for owner in (far_end, document, page, arena, log_write))
+        jail = await launcher.launch(plan, HandOver(*numbers))
+        ours.pop_all()
+    return Worker(jail, channel, log_read, page, share.log_level)
+
+
+def start_message(generation: int, client: Client) -> Message:
+    return Message(Kind.START, generation, a=client.peer.pid, b=client.peer.uid & 0xFFFFFFFF)
+
+
+def stop_message(generation: int, grace: float) -> Message:
+    """*grace* in seconds."""
+    return Message(Kind.STOP, generation, a=round(grace * 1000))

@@ -1,0 +1,137 @@
+"""There is always a zygote: one that dies is reported and replaced. Jails that run do not notice."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from virtiofs_sandbox.confine import LaunchPlan
+from virtiofs_sandbox.ipc.descriptors import OwnedFd
+from virtiofs_sandbox.ipc.exits import Ending
+from virtiofs_sandbox.launcher import HandOver, Jail, LaunchError
+from virtiofs_sandbox.supervisor.events import Sink, ZygoteDied, ZygoteReplaced
+from virtiofs_sandbox.supervisor.worker import JailLauncher
+
+# Replaced at once, but not more often than this; beyond it the next launch replaces it, at the pace launches back off.
+_REPLACEMENT_SECONDS = 5.0
+
+
+class ZygoteProcess(Protocol):
+    """The launcher package's Zygote is one."""
+
+    pid: int
+
+    def close(self) -> None: ...
+
+
+Z = TypeVar("Z", bound=ZygoteProcess)
+
+
+@dataclass(frozen=True)
+class Launching(Generic[Z]):
+    """How jails come about. *zygote* runs already: it had to be forked before there was an event loop. *fork* makes
+    another one (and raises LaunchError), *launcher_for* the launcher that works through one.
+    """
+
+    zygote: Z
+    fork: Callable[[], Z]
+    launcher_for: Callable[[Z], JailLauncher]
+
+
+class Zygotes(Generic[Z]):
+    """Launches through the present zygote, one at a time, and replaces it when it is gone."""
+
+    def __init__(self, share: str, launching: Launching[Z], sink: Sink) -> None:
+        self._share = share
+        self._launching = launching
+        self._sink = sink
+        self._loop = asyncio.get_running_loop()
+        self._turn = asyncio.Lock()
+        self._zygote: Z | None = None
+        self._launcher: JailLauncher | None = None
+        self._pidfd: OwnedFd | None = None
+        self._replaced = -math.inf
+        self._in_flight = False
+        self._left_children = False
+        self._take(launching.zygote)
+
+    async def launch(self, plan: LaunchPlan, hand_over: HandOver) -> Jail:
+        """Raises LaunchError."""
+        async with self._turn:
+            if self._pidfd is not None and self._result() is not None:
+                self._died()
+            launcher = self._launcher or self._replace()
+            self._in_flight = True
+            try:
+                return await launcher.launch(plan, hand_over)
+            finally:
+                self._in_flight = False
+
+    def reap_orphans(self, known: frozenset[int]) -> None:
+        """Reaps what a dead zygote's half-built jails left to us, the subreaper; *known* children are left alone."""
+        while self._left_children and not self._in_flight:
+            result = _first_dead_child()
+            if result is None or result.si_pid in known or (self._zygote and result.si_pid == self._zygote.pid):
+                return
+            os.waitid(os.P_PID, result.si_pid, os.WEXITED | os.WNOHANG)
+
+    def close(self) -> None:
+        self._unwatch()
+        if self._zygote is not None:
+            self._zygote.close()
+            self._zygote = None
+
+    def _take(self, zygote: Z) -> JailLauncher:
+        self._zygote = zygote
+        self._launcher = self._launching.launcher_for(zygote)
+        self._pidfd = OwnedFd(os.pidfd_open(zygote.pid))
+        self._loop.add_reader(self._pidfd.fileno(), self._ended)
+        return self._launcher
+
+    def _unwatch(self) -> None:
+        if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd.fileno())
+            self._pidfd.close()
+            self._pidfd = None
+
+    def _result(self) -> os.waitid_result | None:
+        """Its end, if it came; the process stays to be reaped by its owner."""
+        if self._pidfd is None:
+            return None
+        return os.waitid(os.P_PIDFD, self._pidfd.fileno(), os.WEXITED | os.WNOHANG | os.WNOWAIT)
+
+    def _ended(self) -> None:
+        self._died()
+        if self._loop.time() - self._replaced >= _REPLACEMENT_SECONDS and not self._turn.locked():
+            try:
+                self._replace()
+            except LaunchError:
+                # The next launch tries again, and reports it if it fails again.
+                return
+
+    def _died(self) -> None:
+        result = self._result()
+        zygote, self._zygote, self._launcher = self._zygote, None, None
+        self._unwatch()
+        if zygote is None or result is None:
+            return
+        zygote.close()
+        self._left_children = True
+        self._sink(ZygoteDied(self._share, zygote.pid, Ending.of(result)))
+
+    def _replace(self) -> JailLauncher:
+        self._replaced = self._loop.time()
+        zygote = self._launching.fork()
+        self._sink(ZygoteReplaced(self._share, zygote.pid))
+        return self._take(zygote)
+
+
+def _first_dead_child() -> os.waitid_result | None:
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None

@@ -1,0 +1,1 @@
+"""Stand-ins for the two ends of the supervisor: jails without walls, and workers that do what a test asks."""

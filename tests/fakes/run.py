@@ -1,0 +1,22 @@
+"""`virtiofs-sandbox run` with jails that have no walls: the same command line, another launcher."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from virtiofs_sandbox.cli import foreground, run
+
+from tests.fakes.launching import PLAN, fake_launching
+
+
+def main() -> int:
+    launching = fake_launching()
+    parser = argparse.ArgumentParser()
+    run.add_parser(parser.add_subparsers())
+    options = parser.parse_args(["run", *sys.argv[1:]])
+    return foreground.hold(run.share_of(options), PLAN, launching, lambda: run.listener(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""A worker that speaks the control protocol and serves no files.
+
+It tells its client "hello GENERATION" and then obeys the lines the client sends, so that a test in the role of a
+monitor can have it crash, hang, flood or break the protocol.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from typing import NoReturn
+
+from virtiofs_sandbox.ipc.config import decode_config
+from virtiofs_sandbox.ipc.messages import Direction, Kind, Message, encode
+from virtiofs_sandbox.ipc.stats import MAGIC
+from virtiofs_sandbox.ipc.transport import ChannelClosedError, ControlChannel
+
+CONTROL, CONFIG, PAGE = 3, 4, 5
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What a worker does before a client can tell it anything. *before_ready* is a line as a client may send."""
+
+    before_ready: str = ""
+    ready: bool = True
+    fail_launch: bool = False
+
+
+class Session:
+    def __init__(self) -> None:
+        self.channel = ControlChannel(socket.socket(fileno=CONTROL), Direction.TO_WORKER)
+        self.config = decode_config(os.pread(CONFIG, 65536, 0))
+        self.client: socket.socket | None = None
+        self.deaf = False
+        self.linger = 0.0
+
+    def send(self, kind: Kind, code: int = 0, a: int = 0) -> None:
+        self.channel.send(Message(kind, self.config.generation, code, a))
+
+    def raw(self, datagram: bytes) -> None:
+        with socket.socket(fileno=os.dup(CONTROL)) as control:
+            control.send(datagram)
+
+    def obey(self, line: str) -> None:
+        match line.split(maxsplit=1):
+            case ["crash", number]:
+                os.kill(os.getpid(), int(number))
+            case ["exit", code]:
+                os._exit(int(code))
+            case ["deaf"]:
+                self.deaf = True
+            case ["linger", seconds]:
+                self.linger = float(seconds)
+            case ["log", text]:
+                os.write(2, text.encode().decode("unicode_escape").encode("latin-1"))
+            case ["client", code]:
+                self.send(Kind.CLIENT, int(code), 38)
+            case ["leaving", code]:
+                self.send(Kind.LEAVING, int(code))
+            case ["raw", hexadecimal]:
+                self.raw(bytes.fromhex(hexadecimal))
+            case ["wrong-generation"]:
+                self.raw(encode(Message(Kind.CLIENT, self.config.generation + 1, 1)))
+            case ["flood"]:
+                while True:
+                    with contextlib.suppress(BlockingIOError):
+                        self.send(Kind.CLIENT, 1)
+                    with contextlib.suppress(BlockingIOError):
+                        os.write(2, b"<6>flood\n")
+            case ["sleep"]:
+                time.sleep(1000)
+
+    def greet(self) -> None:
+        if self.client is not None:
+            self.client.sendall(f"hello {self.config.generation}\n".encode())
+
+    def serve(self) -> int:
+        poll = select.poll()
+        poll.register(CONTROL, select.POLLIN)
+        while True:
+            for number, _ in poll.poll():
+                if number != CONTROL:
+                    code = self.client_ready()
+                elif (code := self.control_ready()) is None and self.client is not None:
+                    poll.register(self.client, select.POLLIN)
+                if code is not None:
+                    return code
+
+    def control_ready(self) -> int | None:
+        try:
+            received = self.channel.receive(max_descriptors=1)
+        except ChannelClosedError:
+            return 16
+        if received is None:
+            return None
+        if received.message.kind is Kind.STOP:
+            if self.deaf:
+                return None
+            time.sleep(min(self.linger, received.message.a / 1000))
+            return 10
+        self.client = socket.socket(fileno=received.descriptors[0].steal())
+        with contextlib.suppress(OSError):
+            self.greet()
+        return None
+
+    def client_ready(self) -> int | None:
+        if self.client is None:
+            return None
+        try:
+            data = self.client.recv(65536)
+        except ConnectionResetError:
+            data = b""
+        if data:
+            for line in data.decode().splitlines():
+                self.obey(line)
+            return None
+        while self.deaf:
+            time.sleep(1000)
+        self.send(Kind.LEAVING)
+        self.client.close()
+        time.sleep(self.linger)
+        return 0
+
+
+def play(behaviour: Behaviour) -> NoReturn:
+    """Never returns. The descriptors are at their documented numbers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    session = Session()
+    session.obey(behaviour.before_ready)
+    os.pwrite(PAGE, struct.pack("<5Q", MAGIC, 1, session.config.generation, 0, 7), 0)
+    if not behaviour.ready:
+        time.sleep(1000)
+    session.send(Kind.READY, a=1)
+    os._exit(session.serve())
