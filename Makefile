@@ -34,6 +34,7 @@ $(VENV)/.venv: | packages-build
 
 $(VENV)/.built: $(VENV)/.venv pyproject.toml setup.py Cargo.toml Cargo.lock worker/Cargo.toml $(SOURCES) | packages-build
 	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[dev]' --config-settings editable_mode=strict
+	rm -rf .mypy_cache  # it remembers which modules were not there
 	touch $@
 
 # Programs that guests are made of: installed packages, and a kernel below build/.

@@ -8,7 +8,8 @@ back writable, checks both, and executes the command with TMPDIR set to the work
     python3 tests/guard.py [--work DIR] -- COMMAND [ARG ...]
 
 Without --work a fresh directory below the system's temporary directory is used and removed afterwards.
-/dev/shm, /dev/pts and control groups stay writable: guests' memory, terminals and limits live there.
+/dev/shm, /dev/pts and control groups stay writable: guests' memory, terminals and limits live there. So does what
+/proc has of processes, since a jail is built by writing to /proc/PID; its switches for the whole machine do not.
 Needs CAP_SYS_ADMIN, or a user namespace of its own (taken when the caller is not root).
 """
 
@@ -34,7 +35,10 @@ OPEN_TREE_CLOEXEC = os.O_CLOEXEC
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
 MOUNT_ATTR_RDONLY = 0x1
 SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_MOUNT_SETATTR = 428, 429, 442
-KEPT_WRITABLE = ("/dev/shm", "/dev/pts", "/sys/fs/cgroup")
+KEPT_WRITABLE = ("/dev/shm", "/dev/pts", "/sys/fs/cgroup", "/proc")
+MACHINE_WIDE = ("/proc/acpi", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/scsi", "/proc/sys", "/proc/sysrq-trigger")
+SPARE_PROCFS = ".procfs"
+MS_RDONLY = 1
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
@@ -81,10 +85,23 @@ def read_only_but(work: str) -> None:
     check(result, "mount_setattr / read-only")
     for tree, path in trees:
         attach(tree, path)
+    for path in MACHINE_WIDE:
+        if os.path.exists(path):
+            tree = clone_tree(path)
+            result = libc.syscall(SYS_MOUNT_SETATTR, tree, b"", AT_EMPTY_PATH, ctypes.byref(attr), ctypes.sizeof(attr))
+            check(result, f"mount_setattr {path} read-only")
+            attach(tree, path)
+
+
+def spare_procfs(work: str) -> None:
+    """A user namespace may mount a procfs only where it sees a whole one: /proc has read-only parts above it now."""
+    target = os.path.join(work, SPARE_PROCFS)
+    os.makedirs(target, exist_ok=True)
+    check(libc.mount(b"proc", os.fsencode(target), b"proc", MS_RDONLY, None), f"mount procfs on {target}")
 
 
 def verify(work: str) -> None:
-    for path in ("/", "/etc", "/tmp", "/usr", "/var", "/root"):
+    for path in ("/", "/etc", "/tmp", "/usr", "/var", "/root", "/proc/sys"):
         judged = os.path.isdir(path) and os.path.realpath(work) != os.path.realpath(path)
         if judged and not os.statvfs(path).f_flag & os.ST_RDONLY:
             raise SystemExit(f"guard: {path} is still writable: not running {sys.argv}")
@@ -103,6 +120,8 @@ def main() -> int:
     if child == 0:
         own_namespace()
         read_only_but(work)
+        if os.geteuid() == 0:
+            spare_procfs(work)
         verify(work)
         os.chdir(os.getcwd())
         os.environ["TMPDIR"] = work
