@@ -107,6 +107,7 @@ impl Config {
             return Err(ConfigError::TooLong(length));
         }
         let mut document = vec![0; length as usize];
+        // syscall pread64: the configuration document
         file.read_exact_at(&mut document, 0).map_err(ConfigError::Read)?;
         Self::parse(&document)
     }

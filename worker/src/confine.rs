@@ -1,16 +1,13 @@
-//! What the worker does to itself after the clone: it can only give things up.
+//! What keeper and worker do to themselves: the launcher has set every limit before, these are about how they end.
 
 use std::ffi::c_int;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::BorrowedFd;
 use std::ptr;
 
-use rustix::fs::{openat, Mode, OFlags};
-use rustix::process::{getppid, set_parent_process_death_signal, setrlimit, Pid, Resource, Rlimit, Signal};
+use rustix::process::{getppid, set_parent_process_death_signal, Pid, Signal};
 
 use crate::ipc::{leave, Exit};
-use crate::log;
 
 /// Ends this process with its parent, the keeper *keeper*; false if that one is gone already.
 pub fn die_with(keeper: Option<Pid>) -> io::Result<bool> {
@@ -20,31 +17,7 @@ pub fn die_with(keeper: Option<Pid>) -> io::Result<bool> {
     Ok(getppid() == keeper)
 }
 
-/// First to go when memory runs out, and no core file: it would hold guest memory.
-///
-/// Neither is worth refusing to serve: a failure is logged.
-pub fn give_way(proc: BorrowedFd<'_>) {
-    if let Err(error) = prefer_for_oom(proc) {
-        log::warning(format_args!("oom_score_adj stays as it is: {error}"));
-    }
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
-    // syscall prlimit64: no core file
-    if let Err(error) = setrlimit(Resource::Core, none) {
-        log::warning(format_args!("RLIMIT_CORE stays as it is: {error}"));
-    }
-}
-
-fn prefer_for_oom(proc: BorrowedFd<'_>) -> io::Result<()> {
-    // syscall openat: oom_score_adj, below the detached procfs
-    let file = openat(proc, c"self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let value = b"1000";
-    match rustix::io::write(file, value)? {
-        written if written == value.len() => Ok(()),
-        _ => Err(io::ErrorKind::WriteZero.into()),
-    }
-}
-
-/// Installs the two dispositions the worker needs: SIGPIPE ignored, SIGBUS an orderly end.
+/// Installs the two dispositions keeper and worker need: SIGPIPE ignored, SIGBUS an orderly end.
 pub fn handle_signals() -> io::Result<()> {
     // A call descriptor may be a pipe whose reader has gone, and so may the log.
     set_action(libc::SIGPIPE, libc::SIG_IGN)?;

@@ -71,6 +71,7 @@ impl Inherited {
         check(STATISTICS, "a memfd of fixed size", |fd| sealed(fd, FIXED_SIZE))?;
         check(ARENA, "a memfd of fixed size", |fd| sealed(fd, FIXED_SIZE))?;
         check(SHARE, "the O_PATH root of a detached mount", mount_root)?;
+        // syscall fstatfs: is it procfs?
         check(PROC, "the O_PATH root of a detached procfs", |fd| {
             Ok(mount_root(fd)? && fstatfs(fd)?.f_type == PROC_MAGIC)
         })?;
@@ -100,7 +101,7 @@ fn check(descriptor: RawFd, wanted: &'static str, is_wanted: Judge) -> Result<()
 }
 
 fn null(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
-    // syscall newfstatat: the kind of an inherited or received descriptor
+    // syscall fstat: the kind of an inherited or received descriptor
     Ok(FileType::from_raw_mode(fstat(fd)?.st_mode) == FileType::CharacterDevice)
 }
 

@@ -22,6 +22,10 @@ pub fn main() -> c_int {
         leave(Exit::Internal, 0);
         Exit::Internal.now()
     }));
+    // Before the first line: a log whose reader has gone must not end anybody by SIGPIPE.
+    if let Err(error) = confine::handle_signals() {
+        return fail(Exit::Internal, &format_args!("signal handlers: {error}"));
+    }
     // SAFETY: the process has just started; nothing has opened a descriptor.
     let inherited = match unsafe { Inherited::take() } {
         Ok(inherited) => inherited,
@@ -47,15 +51,14 @@ pub fn main() -> c_int {
 
 /// The worker's life.
 fn work(config: &Config, inherited: Inherited, keeper: Pid) -> ! {
-    match confine::die_with(Some(keeper)).and_then(|alive| confine::handle_signals().map(|()| alive)) {
+    match confine::die_with(Some(keeper)) {
         Ok(true) => {}
         Ok(false) => Exit::Internal.now(),
         Err(error) => {
-            log::error(format_args!("the worker cannot confine itself: {error}"));
+            log::error(format_args!("the worker cannot tie itself to its keeper: {error}"));
             Exit::Internal.now()
         }
     }
-    confine::give_way(inherited.proc.as_fd());
     control::run(config, inherited).now()
 }
 

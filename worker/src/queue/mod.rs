@@ -55,6 +55,15 @@ struct Plan {
     /// The last plan taken up, and where the ring stood then.
     taken: u64,
     position: Position,
+    ended: bool,
+}
+
+/// What a ring's thread is to do now.
+enum Adopted {
+    /// Serve, or rest, under the plan of this version.
+    Plan(u64, Option<Run>),
+    /// The queue is gone.
+    End,
 }
 
 /// Between the control thread and one ring's thread.
@@ -69,14 +78,17 @@ struct Shared {
 
 impl Shared {
     /// Takes up the current plan; *position* is where the ring stands after the one before.
-    fn adopt(&self, position: Position) -> (u64, Option<Run>) {
+    fn adopt(&self, position: Position) -> Adopted {
         let mut plan = lock(&self.plan);
         plan.position = position;
         if plan.taken != plan.version {
             plan.taken = plan.version;
             self.control.wake();
         }
-        (plan.version, plan.run.clone())
+        if plan.ended {
+            return Adopted::End;
+        }
+        Adopted::Plan(plan.version, plan.run.clone())
     }
 
     /// Signals the driver that used entries wait.
@@ -116,9 +128,13 @@ impl Queue {
 
     /// Changes the plan: serve *run*, or nothing.
     pub fn plan(&self, run: Option<Run>) {
+        self.change(|plan| plan.run = run);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Plan)) {
         let mut plan = lock(&self.shared.plan);
+        change(&mut plan);
         plan.version += 1;
-        plan.run = run;
         self.shared.version.store(plan.version, Ordering::Release);
         drop(plan);
         self.shared.wake.wake();
@@ -138,6 +154,13 @@ impl Queue {
         if let Some(call) = call.filter(|_| running) {
             call.signal();
         }
+    }
+}
+
+impl Drop for Queue {
+    /// Lets the thread end after the request it works on.
+    fn drop(&mut self) {
+        self.change(|plan| plan.ended = true);
     }
 }
 

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::inflight::{monotonic, InFlight};
 use super::ring::{Cursor, Ring, RingError};
-use super::{Position, Run, Shared};
+use super::{Adopted, Position, Run, Shared};
 use crate::buffers::Buffers;
 use crate::fs::{Served, Server};
 use crate::log::Limited;
@@ -32,7 +32,10 @@ pub(super) fn run(ring: usize, shared: &Shared, work: &Work) {
     let mut position = Position::default();
     let mut broken = None;
     loop {
-        let (version, plan) = shared.adopt(position);
+        let (version, plan) = match shared.adopt(position) {
+            Adopted::Plan(version, run) => (version, run),
+            Adopted::End => return,
+        };
         let Some(run) = plan.filter(|run| broken != Some(run.incarnation)) else {
             park(shared, None);
             continue;
@@ -62,7 +65,7 @@ fn park(shared: &Shared, run: Option<&Run>) -> bool {
         // A second look at the waker stands in for a kick that is not there.
         PollFd::from_borrowed_fd(run.map_or(shared.wake.as_fd(), |run| run.kick.as_fd()), PollFlags::IN),
     ];
-    // syscall poll: threads wait for kicks, sockets and each other
+    // syscall ppoll: threads wait for kicks, sockets and each other
     if let Err(Errno::INTR) = poll(&mut waiting, None) {
         return false;
     }

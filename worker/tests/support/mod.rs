@@ -66,6 +66,11 @@ impl Inheritance {
         self.descriptors.iter_mut().find(|(at, _)| *at == number).unwrap().1 = descriptor;
     }
 
+    /// Takes the descriptor at *number* out.
+    pub fn take(mut self, number: RawFd) -> OwnedFd {
+        self.descriptors.iter_mut().find(|(at, _)| *at == number).unwrap().1.take().unwrap()
+    }
+
     pub fn start(self) -> Worker {
         // Far above the fixed numbers, so that no dup2 hits a source that is still needed.
         let sources: Vec<(RawFd, Option<OwnedFd>)> = self
