@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from virtiofs_sandbox.policies.share import LogLevel
 
 MAX_LINE_BYTES = 512
+_SECONDS_BETWEEN_NOTES = 1.0
 _ERROR, _WARNING, _INFO, _DEBUG = 3, 4, 6, 7
 
 
@@ -45,6 +46,7 @@ class LogLines:
         self._rest = b""
         self._skipping = False
         self._dropped = 0
+        self._told = now
 
     def feed(self, data: bytes, now: float) -> list[LogLine | Dropped]:
         """The lines completed by *data*. An overlong line is cut; its remainder is thrown away up to its end."""
@@ -75,9 +77,12 @@ class LogLines:
             self._dropped += 1
             return []
         self._tokens -= 1
-        note: list[LogLine | Dropped] = [Dropped(self._dropped)] if self._dropped else []
-        self._dropped = 0
-        return [*note, parse_line(raw)]
+        line = parse_line(raw)
+        if not self._dropped or self._filled - self._told < _SECONDS_BETWEEN_NOTES:
+            return [line]
+        self._told = self._filled
+        dropped, self._dropped = self._dropped, 0
+        return [Dropped(dropped), line]
 
 
 def parse_line(raw: bytes) -> LogLine:

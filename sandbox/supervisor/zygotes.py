@@ -59,6 +59,11 @@ class Zygotes(Generic[Z]):
         self._left_children = False
         self._take(launching.zygote)
 
+    @property
+    def pid(self) -> int | None:
+        """The present zygote's."""
+        return self._zygote.pid if self._zygote else None
+
     async def launch(self, plan: LaunchPlan, hand_over: HandOver) -> Jail:
         """Raises LaunchError."""
         async with self._turn:

@@ -57,6 +57,7 @@ class FakeZygote:
         pid = os.fork()
         if pid == 0:
             _quiet_child()
+            os.closerange(3, 1024)
             while True:
                 signal.pause()
         return cls(pid)
