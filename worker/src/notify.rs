@@ -6,8 +6,10 @@ use std::io::Write as _;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{eventfd, EventfdFlags};
-use rustix::fs::{fcntl_getfl, fcntl_setfl, fstat, readlinkat_raw, FileType, OFlags};
+use rustix::fs::{fcntl_getfl, fcntl_setfl, readlinkat_raw, OFlags};
 use rustix::io::Errno;
+use rustix::net::sockopt::socket_domain;
+use rustix::net::AddressFamily;
 
 /// An event descriptor between two threads of this process: many signals, one wake-up.
 pub struct Waker(OwnedFd);
@@ -76,18 +78,17 @@ impl AsFd for Kick {
     }
 }
 
-/// The descriptor by which the device signals the driver, or reports a broken ring: an eventfd or a pipe.
+/// The descriptor by which the device signals the driver, or reports a broken ring: an eventfd, or a UNIX socket.
 ///
-/// user-mode-linux takes its interrupts from a pipe, since an eventfd sends no SIGIO. Both have what matters here:
-/// with `O_NONBLOCK` a full one answers EAGAIN, and full means that the other side has yet to look.
+/// user-mode-linux takes its interrupts from one end of a socket pair, since an eventfd sends no SIGIO. Both have what
+/// matters here: with `O_NONBLOCK` a full one answers EAGAIN, and full means that the other side has yet to look.
 #[derive(Debug)]
 pub struct Call(OwnedFd);
 
 impl Call {
     pub fn accept(descriptor: OwnedFd, proc: BorrowedFd<'_>) -> Result<Self, NotifyError> {
-        let mode = fstat(&descriptor).map_err(NotifyError::Check)?.st_mode;
-        if FileType::from_raw_mode(mode) != FileType::Fifo && !is_eventfd(&descriptor, proc)? {
-            return Err(NotifyError::Kind("an eventfd or a pipe"));
+        if !is_eventfd(&descriptor, proc)? && !is_unix_socket(&descriptor) {
+            return Err(NotifyError::Kind("an eventfd or a UNIX socket"));
         }
         never_block(&descriptor)?;
         Ok(Self(descriptor))
@@ -109,6 +110,11 @@ fn is_eventfd(descriptor: &OwnedFd, proc: BorrowedFd<'_>) -> Result<bool, Notify
     // syscall readlinkat: is a received descriptor an eventfd?
     let length = readlinkat_raw(proc, name, &mut target[..]).map_err(NotifyError::Check)?;
     Ok(target.get(..length) == Some(EXPECTED))
+}
+
+fn is_unix_socket(descriptor: &OwnedFd) -> bool {
+    // syscall getsockopt: the kind of an inherited or received socket
+    socket_domain(descriptor) == Ok(AddressFamily::UNIX)
 }
 
 /// A saturated eventfd blocks its writer otherwise, and an empty one its reader.
