@@ -59,6 +59,26 @@ impl<'m> Buffers<'m> {
         &self.ranges
     }
 
+    /// Appends bytes `[offset, offset + length)` as at most *most* ranges to *target*, for vectored system calls.
+    pub fn window(&self, offset: usize, length: usize, most: usize, target: &mut Vec<libc::iovec>) {
+        let (mut skip, mut left) = (offset, length);
+        for range in &self.ranges {
+            if left == 0 || target.len() >= most {
+                break;
+            }
+            if skip >= range.iov_len {
+                skip -= range.iov_len;
+                continue;
+            }
+            let part = (range.iov_len - skip).min(left);
+            // SAFETY: skip < iov_len, so the address stays inside the range.
+            let iov_base = unsafe { range.iov_base.cast::<u8>().add(skip) }.cast();
+            target.push(libc::iovec { iov_base, iov_len: part });
+            left -= part;
+            skip = 0;
+        }
+    }
+
     /// Forgets the ranges and keeps the allocation.
     pub fn clear(&mut self) {
         self.ranges.clear();

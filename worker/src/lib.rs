@@ -2,14 +2,17 @@
 //!
 //! `keeper` starts, `inherited` checks the descriptors, `confine` tightens the worker, `control` runs its main thread.
 //! `session` speaks vhost-user with the monitor, `memory` maps what it sends, `queue` turns rings into requests for `fs`.
+//! `fs` answers them, `fuse` is their wire format, `journal` the arena that holds its tables.
 
 pub mod buffers;
 pub mod config;
 pub mod confine;
 pub mod control;
 pub mod fs;
+pub mod fuse;
 pub mod inherited;
 pub mod ipc;
+pub mod journal;
 pub mod keeper;
 pub mod log;
 pub mod memory;

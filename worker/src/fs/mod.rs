@@ -1,0 +1,365 @@
+//! The file system behind the device: answers FUSE requests with what the share holds.
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | `host` | the system calls |
+//! | `name`, `stat` | what a name may be; attributes and identity of a file |
+//! | `inodes`, `handles` | the tables, kept in the arena |
+//! | `descriptors` | the descriptor budget |
+//! | `resolve` | from a node id to a checked descriptor |
+//! | `session` | INIT and caching |
+//! | `credentials` | whom a new file belongs to |
+//! | `lookup`, `open`, `data`, `directory`, … | the requests |
+//!
+//! Locks, in the order they may be taken: `renames`, a directory stream, `handles`, `inodes`. Only `renames` (shared
+//! by lookups) and the stream of one handle are held during system calls; no lock is held while data moves.
+
+#![deny(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod attributes;
+mod create;
+mod credentials;
+mod data;
+mod descriptors;
+mod directory;
+mod failure;
+mod handles;
+mod host;
+mod inodes;
+mod lookup;
+mod name;
+mod open;
+mod remove;
+mod resolve;
+mod session;
+mod space;
+mod stat;
+mod xattr;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, RwLock};
+
+use crate::buffers::Buffers;
+use crate::config::{Config, Ids};
+use crate::fuse::abi::{
+    ATTR_BYTES, ENTRY_BYTES, INIT_BYTES, IN_HEADER_BYTES, OPEN_BYTES, OUT_HEADER_BYTES, STATFS_BYTES, WRITE_IN_BYTES,
+};
+use crate::fuse::request::Fields;
+use crate::fuse::{reply, Encoder, Header, Malformed, Opcode};
+use crate::journal::Arena;
+use crate::stats::{Counter, Stats};
+use credentials::Credentials;
+use descriptors::{Budget, Descriptor};
+use failure::{exclusive, refuse, Failure};
+use handles::Handles;
+use inodes::Inodes;
+use session::{Greeting, Session};
+use stat::Stat;
+
+/// Nothing but WRITE and BATCH_FORGET is longer: a name and an extended attribute of 64 KiB.
+const MAX_BODY: usize = 80 * 1024;
+
+/// What became of one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// This many bytes of the reply buffers were written, header included.
+    Reply(u32),
+    /// The opcode has no reply (FORGET, BATCH_FORGET, INTERRUPT), or there is nobody or nowhere to answer.
+    Silent,
+}
+
+/// What the session tells the supervisor about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    Mounted { minor: u32, flags: u64 },
+    Unmounted,
+}
+
+/// One mounted file system: answers FUSE requests from any number of threads.
+pub struct Server {
+    readonly: bool,
+    xattr: bool,
+    ids: Ids,
+    root: Arc<Descriptor>,
+    proc: OwnedFd,
+    session: Session,
+    budget: Arc<Budget>,
+    inodes: Mutex<Inodes>,
+    handles: RwLock<Handles>,
+    /// Held exclusively from a rename's system call to its update of the table, and shared by whoever turns a name
+    /// into a reference meanwhile.
+    renames: RwLock<()>,
+    xattr_calls: xattr::RelativeCalls,
+    stats: &'static Stats,
+    events: Box<dyn Fn(Event) + Send + Sync>,
+}
+
+/// Per-thread state of a queue thread: scratch buffers, credentials in force.
+pub struct ThreadState {
+    body: Vec<u8>,
+    work: Work,
+}
+
+/// What an operation may scribble on.
+struct Work {
+    out: Encoder,
+    iovecs: data::Iovecs,
+    credentials: Credentials,
+}
+
+/// A request as its operation sees it: a private copy of the fixed part, and the guest's memory for bulk data.
+struct Call<'c, 'm> {
+    header: &'c Header,
+    body: &'c [u8],
+    request: &'c Buffers<'m>,
+    reply: &'c Buffers<'m>,
+}
+
+/// Where an operation has put its reply.
+enum Answer {
+    /// In the encoder.
+    Encoded,
+    /// This many bytes are in the guest's memory already.
+    InPlace(usize),
+}
+
+type Outcome = Result<Answer, Failure>;
+
+impl<'c> Call<'c, '_> {
+    fn fields(&self) -> Fields<'c> {
+        Fields::new(self.body)
+    }
+
+    /// Room for a reply body.
+    fn capacity(&self) -> usize {
+        self.reply.len().saturating_sub(OUT_HEADER_BYTES)
+    }
+}
+
+impl Server {
+    /// *share* and *proc* are the detached mounts, *arena* the memfd of the tables (ipc/README.md).
+    ///
+    /// Clears the umask of the process. Fails when the share cannot be looked at or the arena is too small.
+    #[allow(clippy::needless_pass_by_value)] // the mapping keeps the arena, its descriptor need not live on
+    pub fn new(
+        config: &Config,
+        share: OwnedFd,
+        proc: OwnedFd,
+        arena: OwnedFd,
+        stats: &'static Stats,
+        events: Box<dyn Fn(Event) + Send + Sync>,
+    ) -> std::io::Result<Self> {
+        let arena = Arc::new(Arena::create(&arena)?);
+        let root = Descriptor::uncounted(share);
+        let stat =
+            Stat::of_fd(root.as_fd()).map_err(|failure::Errno(number)| std::io::Error::from_raw_os_error(number))?;
+        host::clear_umask();
+        Ok(Self {
+            readonly: config.readonly,
+            xattr: config.xattr,
+            ids: config.ids,
+            proc,
+            session: Session::new(config),
+            budget: Budget::new(host::descriptor_limit(), stats),
+            inodes: Mutex::new(Inodes::new(Arc::clone(&arena), Arc::clone(&root), &stat, stats)),
+            handles: RwLock::new(Handles::new(arena, stats)),
+            renames: RwLock::new(()),
+            xattr_calls: xattr::RelativeCalls::untried(),
+            root,
+            stats,
+            events,
+        })
+    }
+
+    /// To be called once on each thread that serves.
+    pub fn thread(&self) -> ThreadState {
+        ThreadState {
+            body: Vec::with_capacity(4096),
+            work: Work {
+                out: Encoder::default(),
+                iovecs: data::Iovecs::default(),
+                credentials: Credentials::of_this_thread(self.ids),
+            },
+        }
+    }
+
+    /// Answers one request: *request* is what the driver wrote, *reply* where it wants the answer.
+    ///
+    /// Never panics and never blocks for ever, whatever the bytes are (I5).
+    pub fn serve(&self, state: &mut ThreadState, request: &Buffers<'_>, reply: &Buffers<'_>) -> Served {
+        let Some(header) = Header::read(request) else {
+            self.stats.add(Counter::Malformed, 1);
+            return Served::Silent;
+        };
+        let opcode = Opcode::from_number(header.opcode);
+        let has_reply = !matches!(opcode, Some(Opcode::Forget | Opcode::BatchForget | Opcode::Interrupt));
+        state.work.out.clear();
+        let outcome = match copy_body(&header, opcode, request, &mut state.body) {
+            Err(malformed) => Err(malformed.into()),
+            Ok(()) if has_reply && reply.len() < OUT_HEADER_BYTES + opcode.map_or(0, least_reply) => {
+                Err(Malformed("no room for the reply").into())
+            }
+            Ok(()) => {
+                let call = Call { header: &header, body: &state.body, request, reply };
+                self.dispatch(opcode, &call, &mut state.work)
+            }
+        };
+        if let Err(Failure::Malformed(_)) = outcome {
+            self.stats.add(Counter::Malformed, 1);
+        }
+        let errno = outcome.as_ref().err().map_or(0, |failure| failure.errno());
+        self.stats.request(header.opcode, errno);
+        if !has_reply || reply.len() < OUT_HEADER_BYTES {
+            return Served::Silent;
+        }
+        let body = match outcome {
+            Ok(Answer::Encoded) => reply.write_at(OUT_HEADER_BYTES, state.work.out.as_bytes()),
+            Ok(Answer::InPlace(bytes)) => bytes,
+            Err(_) => 0,
+        };
+        reply.write_at(0, &reply::header(header.unique, errno, body));
+        Served::Reply((OUT_HEADER_BYTES + body) as u32)
+    }
+
+    /// Forgets the session: inodes, handles, INIT. The device was reset, or a new driver starts over.
+    pub fn reset(&self) {
+        self.session.end();
+        self.stats.set(Counter::Mounted, 0);
+        let files = exclusive(&self.handles).reset();
+        drop(files);
+        if let Ok(stat) = Stat::of_fd(self.root.as_fd()) {
+            self.inodes(|inodes| inodes.reset(Arc::clone(&self.root), &stat));
+        }
+    }
+
+    fn dispatch(&self, opcode: Option<Opcode>, call: &Call<'_, '_>, work: &mut Work) -> Outcome {
+        if opcode == Some(Opcode::Init) {
+            return self.init(call, work);
+        }
+        if !self.session.is_started() {
+            return refuse(libc::EIO);
+        }
+        let Some(opcode) = opcode else { return refuse(libc::ENOSYS) };
+        if !self.xattr && is_xattr(opcode) {
+            return refuse(libc::ENOSYS);
+        }
+        if self.readonly && mutates(opcode) {
+            return refuse(libc::EROFS);
+        }
+        match opcode {
+            Opcode::Lookup => self.lookup(call, work),
+            Opcode::Forget => self.forget(call),
+            Opcode::BatchForget => self.forget_batch(call),
+            Opcode::Getattr => self.getattr(call, work),
+            Opcode::Setattr => self.setattr(call, work),
+            Opcode::Readlink => self.readlink(call, work),
+            Opcode::Access => self.access(call),
+            Opcode::Statfs => self.statfs(call, work),
+            Opcode::Symlink => self.symlink(call, work),
+            Opcode::Mknod => self.mknod(call, work),
+            Opcode::Mkdir => self.mkdir(call, work),
+            Opcode::Link => self.link(call, work),
+            Opcode::Create => self.create(call, work),
+            Opcode::Unlink => self.unlink(call, false),
+            Opcode::Rmdir => self.unlink(call, true),
+            Opcode::Rename => self.rename(call, false),
+            Opcode::Rename2 => self.rename(call, true),
+            Opcode::Open => self.open(call, work),
+            Opcode::Opendir => self.opendir(call, work),
+            Opcode::Read => self.read(call, work),
+            Opcode::Write => self.write(call, work),
+            Opcode::Flush => self.flush(call),
+            Opcode::Fsync | Opcode::Fsyncdir => self.fsync(call),
+            Opcode::Release | Opcode::Releasedir => self.release(call),
+            Opcode::Readdir => self.readdir(call, work, false),
+            Opcode::Readdirplus => self.readdir(call, work, true),
+            Opcode::Fallocate => self.fallocate(call),
+            Opcode::Lseek => self.lseek(call, work),
+            Opcode::CopyFileRange => self.copy_file_range(call, work),
+            Opcode::Syncfs => self.syncfs(call),
+            Opcode::Setxattr => self.setxattr(call),
+            Opcode::Getxattr => self.getxattr(call, work),
+            Opcode::Listxattr => self.listxattr(call, work),
+            Opcode::Removexattr => self.removexattr(call),
+            Opcode::Interrupt | Opcode::Init => Ok(Answer::Encoded),
+            Opcode::Destroy => Ok(self.destroy()),
+        }
+    }
+
+    fn init(&self, call: &Call<'_, '_>, work: &mut Work) -> Outcome {
+        let greeting = self.session.greet(call.body, &mut work.out)?;
+        if let Greeting::Mounted { minor, flags } = greeting {
+            self.reset();
+            self.session.start(flags);
+            self.stats.set(Counter::Mounted, 1);
+            (self.events)(Event::Mounted { minor, flags });
+        }
+        Ok(Answer::Encoded)
+    }
+
+    fn destroy(&self) -> Answer {
+        self.reset();
+        (self.events)(Event::Unmounted);
+        Answer::Encoded
+    }
+}
+
+/// Copies what an operation reads piece by piece; the payloads of WRITE and BATCH_FORGET stay where they are.
+fn copy_body(
+    header: &Header,
+    opcode: Option<Opcode>,
+    request: &Buffers<'_>,
+    body: &mut Vec<u8>,
+) -> Result<(), Malformed> {
+    let length = header.body_length(request)?;
+    let copied = match opcode {
+        Some(Opcode::Write) => length.min(WRITE_IN_BYTES),
+        Some(Opcode::BatchForget) => length.min(8),
+        Some(_) if length > MAX_BODY => return Err(Malformed("the request is longer than any of its kind")),
+        Some(_) => length,
+        None => 0,
+    };
+    body.resize(copied, 0);
+    request.read_at(IN_HEADER_BYTES, body);
+    Ok(())
+}
+
+/// Bytes of reply body that must fit before the operation may begin, so that nothing has to be undone.
+fn least_reply(opcode: Opcode) -> usize {
+    match opcode {
+        Opcode::Lookup | Opcode::Symlink | Opcode::Mknod | Opcode::Mkdir | Opcode::Link => ENTRY_BYTES,
+        Opcode::Getattr | Opcode::Setattr => ATTR_BYTES,
+        Opcode::Open | Opcode::Opendir => OPEN_BYTES,
+        Opcode::Create => ENTRY_BYTES + OPEN_BYTES,
+        Opcode::Write | Opcode::Lseek | Opcode::CopyFileRange => 8,
+        Opcode::Statfs => STATFS_BYTES,
+        Opcode::Init => INIT_BYTES,
+        _ => 0,
+    }
+}
+
+/// Requests that a read-only share refuses by their kind alone; OPEN and ACCESS look at their flags.
+fn mutates(opcode: Opcode) -> bool {
+    matches!(
+        opcode,
+        Opcode::Setattr
+            | Opcode::Symlink
+            | Opcode::Mknod
+            | Opcode::Mkdir
+            | Opcode::Unlink
+            | Opcode::Rmdir
+            | Opcode::Rename
+            | Opcode::Rename2
+            | Opcode::Link
+            | Opcode::Write
+            | Opcode::Create
+            | Opcode::Setxattr
+            | Opcode::Removexattr
+            | Opcode::Fallocate
+            | Opcode::CopyFileRange
+    )
+}
+
+fn is_xattr(opcode: Opcode) -> bool {
+    matches!(opcode, Opcode::Setxattr | Opcode::Getxattr | Opcode::Listxattr | Opcode::Removexattr)
+}

@@ -1,0 +1,123 @@
+//! SETXATTR, GETXATTR, LISTXATTR, REMOVEXATTR.
+//!
+//! An `O_PATH` descriptor carries no attribute calls, and opening the file for data is impossible for links and
+//! special files. Linux 6.13 has calls relative to a directory, which reach any file through `self/fd/N`; before
+//! that, regular files and directories are opened once more, and the others answer EOPNOTSUPP.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::failure::{refuse, Errno, Failure};
+use super::host::{self, Attribute};
+use super::{Answer, Call, Outcome, Server, Work};
+
+const MAX_NAME: usize = 255;
+const MAX_VALUE: usize = 65536;
+/// Access lists take part in permission checks, which the guest does: it would have to be told of them at INIT.
+const ACL_NAMES: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+
+/// Whether the kernel has the calls relative to a directory; found out at the first use.
+#[derive(Debug)]
+pub(super) struct RelativeCalls(AtomicBool);
+
+impl RelativeCalls {
+    pub(super) fn untried() -> Self {
+        Self(AtomicBool::new(true))
+    }
+}
+
+impl Server {
+    pub(super) fn setxattr(&self, call: &Call<'_, '_>) -> Outcome {
+        let mut fields = call.fields();
+        let (size, flags) = (fields.u32()? as usize, fields.u32()? as i32);
+        let name = attribute_name(fields.string()?)?;
+        let value = fields.bytes(size)?;
+        fields.end()?;
+        if size > MAX_VALUE {
+            return refuse(libc::E2BIG);
+        }
+        self.on_attribute(call.header.node, |file| host::set_attribute(file, name, value, flags))?;
+        Ok(Answer::Encoded)
+    }
+
+    pub(super) fn getxattr(&self, call: &Call<'_, '_>, work: &mut Work) -> Outcome {
+        let mut fields = call.fields();
+        let (size, _) = (fields.u32()? as usize, fields.u32()?);
+        let name = attribute_name(fields.string()?)?;
+        fields.end()?;
+        let mut value = vec![0; size.min(MAX_VALUE)];
+        let length = self.on_attribute(call.header.node, |file| host::get_attribute(file, name, &mut value))?;
+        value.truncate(length);
+        reply_list(call, work, size, length, &value)
+    }
+
+    pub(super) fn listxattr(&self, call: &Call<'_, '_>, work: &mut Work) -> Outcome {
+        let mut fields = call.fields();
+        let (size, _) = (fields.u32()? as usize, fields.u32()?);
+        // The whole list, since names are taken out of it before its length is told.
+        let mut list = vec![0; MAX_VALUE];
+        let length = self.on_attribute(call.header.node, |file| host::list_attributes(file, &mut list))?;
+        list.truncate(length);
+        let visible: Vec<u8> = list
+            .split_inclusive(|&byte| byte == 0)
+            .filter(|name| !ACL_NAMES.iter().any(|acl| name.strip_suffix(b"\0") == Some(acl)))
+            .flatten()
+            .copied()
+            .collect();
+        if size != 0 && visible.len() > size {
+            return refuse(libc::ERANGE);
+        }
+        reply_list(call, work, size, visible.len(), &visible)
+    }
+
+    pub(super) fn removexattr(&self, call: &Call<'_, '_>) -> Outcome {
+        let mut fields = call.fields();
+        let name = attribute_name(fields.string()?)?;
+        fields.end()?;
+        self.on_attribute(call.header.node, |file| host::remove_attribute(file, name))?;
+        Ok(Answer::Encoded)
+    }
+
+    /// Runs an attribute call on the node: relative to procfs, or on the file opened once more.
+    fn on_attribute<T>(&self, id: u64, mut act: impl FnMut(Attribute<'_>) -> Result<T, Errno>) -> Result<T, Failure> {
+        let node = self.inodes(|inodes| inodes.get(id))?;
+        let descriptor = self.descriptor(id)?;
+        if self.xattr_calls.0.load(Ordering::Relaxed) {
+            let proc: BorrowedFd<'_> = self.proc.as_fd();
+            match act(Attribute::Linked { proc, fd: descriptor.as_fd() }) {
+                Err(Errno(libc::ENOSYS)) => self.xattr_calls.0.store(false, Ordering::Relaxed),
+                other => return Ok(other?),
+            }
+        }
+        if !matches!(node.kind, libc::S_IFREG | libc::S_IFDIR) {
+            return refuse(libc::EOPNOTSUPP);
+        }
+        let opened = self.open_node(id, libc::O_RDONLY)?;
+        Ok(act(Attribute::Opened(opened.as_fd()))?)
+    }
+}
+
+fn attribute_name(name: &CStr) -> Result<&CStr, Failure> {
+    if !(1..=MAX_NAME).contains(&name.count_bytes()) {
+        return refuse(libc::ERANGE);
+    }
+    if ACL_NAMES.contains(&name.to_bytes()) {
+        return refuse(libc::EOPNOTSUPP);
+    }
+    Ok(name)
+}
+
+/// Size 0 asks for the length alone (`struct fuse_getxattr_out`).
+fn reply_list(call: &Call<'_, '_>, work: &mut Work, size: usize, length: usize, bytes: &[u8]) -> Outcome {
+    if size == 0 {
+        work.out.u32(length as u32);
+        work.out.u32(0);
+    } else {
+        work.out.bytes(bytes);
+    }
+    if work.out.len() > call.capacity() {
+        return refuse(libc::ERANGE);
+    }
+    Ok(Answer::Encoded)
+}

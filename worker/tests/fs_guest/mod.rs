@@ -1,0 +1,408 @@
+//! A guest kernel in miniature: encodes FUSE requests, calls the server on plain memory and decodes the replies.
+//!
+//! The share is a detached mount of a fresh directory, as the launcher would hand it over.
+
+#![allow(dead_code, clippy::missing_panics_doc)]
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use virtiofs_worker::buffers::Buffers;
+use virtiofs_worker::config::{CacheMode, Config, Ids, LogLevel};
+use virtiofs_worker::fs::{Event, Served, Server, ThreadState};
+use virtiofs_worker::fuse::Opcode;
+use virtiofs_worker::journal::{Arena, Report};
+use virtiofs_worker::stats::{Counter, Stats};
+
+pub const ROOT: u64 = 1;
+pub const ALL_FLAGS: u64 = u64::MAX;
+
+pub fn config() -> Config {
+    Config {
+        version: 1,
+        share: "test".into(),
+        generation: 1,
+        tag: "test".into(),
+        readonly: false,
+        cache: CacheMode::Auto,
+        writeback: false,
+        xattr: true,
+        ids: Ids::Caller,
+        queues: 1,
+        log_level: LogLevel::Error,
+    }
+}
+
+/// A directory that is removed when the test is over.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("share-{}-{number}", std::process::id()));
+        fs::create_dir(&path).expect("scratch directory");
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn owned(fd: i64, call: &str) -> OwnedFd {
+    assert!(fd >= 0, "{call}: {}", std::io::Error::last_os_error());
+    // SAFETY: a new descriptor from the kernel that nobody else owns.
+    unsafe { OwnedFd::from_raw_fd(fd as i32) }
+}
+
+pub fn open_tree(path: &Path) -> OwnedFd {
+    let path = CString::new(path.to_str().expect("UTF-8")).expect("no NUL");
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as u32;
+    // SAFETY: the path is NUL-terminated.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    owned(fd, "open_tree")
+}
+
+pub fn open_path(path: &str) -> OwnedFd {
+    let path = CString::new(path).expect("no NUL");
+    // SAFETY: the path is NUL-terminated.
+    owned(i64::from(unsafe { libc::open(path.as_ptr(), libc::O_PATH | libc::O_CLOEXEC) }), "open")
+}
+
+pub fn memfd(bytes: u64) -> OwnedFd {
+    // SAFETY: the name is NUL-terminated.
+    let fd = owned(i64::from(unsafe { libc::memfd_create(c"arena".as_ptr(), libc::MFD_CLOEXEC) }), "memfd_create");
+    File::from(fd.as_fd().try_clone_to_owned().expect("dup")).set_len(bytes).expect("set_len");
+    fd
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attr {
+    pub ino: u64,
+    pub size: u64,
+    pub mtime: u64,
+    pub mode: u32,
+    pub nlink: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub rdev: u32,
+    pub flags: u32,
+}
+
+impl Attr {
+    fn at(reply: &[u8], offset: usize) -> Self {
+        Self {
+            ino: u64_at(reply, offset),
+            size: u64_at(reply, offset + 8),
+            mtime: u64_at(reply, offset + 32),
+            mode: u32_at(reply, offset + 60),
+            nlink: u32_at(reply, offset + 64),
+            uid: u32_at(reply, offset + 68),
+            gid: u32_at(reply, offset + 72),
+            rdev: u32_at(reply, offset + 76),
+            flags: u32_at(reply, offset + 84),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub node: u64,
+    pub valid: u64,
+    pub attr: Attr,
+}
+
+impl Entry {
+    pub fn at(reply: &[u8], offset: usize) -> Self {
+        let valid = u64_at(reply, offset + 16);
+        Self { node: u64_at(reply, offset), valid, attr: Attr::at(reply, offset + 40) }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dirent {
+    pub node: u64,
+    pub ino: u64,
+    pub offset: u64,
+    pub kind: u32,
+    pub name: Vec<u8>,
+}
+
+pub fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes(bytes[offset..offset + 4].try_into().expect("4 bytes"))
+}
+
+pub fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+    u64::from_le_bytes(bytes[offset..offset + 8].try_into().expect("8 bytes"))
+}
+
+/// Request bodies, field by field.
+#[derive(Clone, Default)]
+pub struct Body(pub Vec<u8>);
+
+impl Body {
+    pub fn u32(mut self, value: u32) -> Self {
+        self.0.extend(value.to_le_bytes());
+        self
+    }
+
+    pub fn u64(mut self, value: u64) -> Self {
+        self.0.extend(value.to_le_bytes());
+        self
+    }
+
+    pub fn bytes(mut self, value: &[u8]) -> Self {
+        self.0.extend(value);
+        self
+    }
+
+    pub fn name(self, name: impl AsRef<[u8]>) -> Self {
+        self.bytes(name.as_ref()).bytes(&[0])
+    }
+
+    pub fn zeros(mut self, count: usize) -> Self {
+        self.0.resize(self.0.len() + count, 0);
+        self
+    }
+}
+
+pub fn body() -> Body {
+    Body::default()
+}
+
+pub type Reply = Result<Vec<u8>, i32>;
+
+/// A server on a fresh share.
+pub struct World {
+    pub share: Scratch,
+    pub server: Arc<Server>,
+    pub stats: &'static Stats,
+    pub arena: OwnedFd,
+    pub events: Arc<Mutex<Vec<Event>>>,
+}
+
+/// One queue thread's view of it.
+pub struct Guest {
+    pub server: Arc<Server>,
+    pub stats: &'static Stats,
+    pub state: ThreadState,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl World {
+    pub fn new() -> (Self, Guest) {
+        Self::with(&config())
+    }
+
+    /// A mounted share: INIT is done.
+    pub fn with(config: &Config) -> (Self, Guest) {
+        let (world, mut guest) = Self::unmounted(config, 1 << 20);
+        guest.init(ALL_FLAGS).expect("INIT");
+        (world, guest)
+    }
+
+    pub fn unmounted(config: &Config, arena_bytes: u64) -> (Self, Guest) {
+        let share = Scratch::new();
+        let stats: &'static Stats = Box::leak(Box::new(Stats::private()));
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let arena = memfd(arena_bytes);
+        let sink = Arc::clone(&events);
+        let server = Server::new(
+            config,
+            open_tree(&share.0),
+            open_path("/proc"),
+            arena.try_clone().expect("dup"),
+            stats,
+            Box::new(move |event| sink.lock().expect("events").push(event)),
+        );
+        let server = Arc::new(server.expect("server"));
+        let world = Self { share, server, stats, arena, events };
+        let guest = world.guest();
+        (world, guest)
+    }
+
+    /// One more queue thread.
+    pub fn guest(&self) -> Guest {
+        let server = Arc::clone(&self.server);
+        Guest { state: server.thread(), server, stats: self.stats, uid: 0, gid: 0 }
+    }
+
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.share.0.join(name)
+    }
+
+    pub fn write(&self, name: impl AsRef<Path>, content: &str) {
+        fs::write(self.path(name), content).expect("write");
+    }
+
+    pub fn mkdir(&self, name: impl AsRef<Path>) {
+        fs::create_dir(self.path(name)).expect("mkdir");
+    }
+
+    /// What another process finds in the arena.
+    pub fn verify(&self) -> Report {
+        Arena::adopt(&self.arena).expect("arena").verify()
+    }
+
+    /// (inodes, handles, descriptors) as the counters have them.
+    pub fn holdings(&self) -> (u64, u64, u64) {
+        (self.stats.get(Counter::Inodes), self.stats.get(Counter::Handles), self.stats.get(Counter::Descriptors))
+    }
+
+    /// Lets birth times grow old enough to be proof.
+    pub fn age() {
+        std::thread::sleep(std::time::Duration::from_millis(40));
+    }
+}
+
+impl Guest {
+    /// Sends exact request bytes with *room* for the reply.
+    pub fn raw(&mut self, mut request: Vec<u8>, room: usize) -> (Served, Vec<u8>) {
+        let mut reply = vec![0xaa; room];
+        let served = self.server.serve(&mut self.state, &Buffers::of(&mut request), &Buffers::of(&mut reply));
+        (served, reply)
+    }
+
+    pub fn request(&self, opcode: u32, node: u64, body: &[u8]) -> Vec<u8> {
+        let mut request = Vec::new();
+        request.extend((40 + body.len() as u32).to_le_bytes());
+        request.extend(opcode.to_le_bytes());
+        request.extend(77u64.to_le_bytes());
+        request.extend(node.to_le_bytes());
+        request.extend(self.uid.to_le_bytes());
+        request.extend(self.gid.to_le_bytes());
+        request.extend([0; 8]);
+        request.extend(body);
+        request
+    }
+
+    /// Sends a request and returns the reply's body, or its errno. Checks the reply's header.
+    pub fn call(&mut self, opcode: Opcode, node: u64, body: &Body, room: usize) -> Reply {
+        let request = self.request(opcode as u32, node, &body.0);
+        let (served, reply) = self.raw(request, 16 + room);
+        let Served::Reply(length) = served else { panic!("{opcode:?} got no reply") };
+        assert_eq!(u32_at(&reply, 0), length, "{opcode:?}: length in the header");
+        assert_eq!(u64_at(&reply, 8), 77, "{opcode:?}: unique");
+        match u32_at(&reply, 4) as i32 {
+            0 => Ok(reply[16..length as usize].to_vec()),
+            errno => {
+                assert_eq!(length, 16, "{opcode:?}: an error has no body");
+                Err(-errno)
+            }
+        }
+    }
+
+    pub fn init(&mut self, flags: u64) -> Reply {
+        let body = body().u32(7).u32(38).u32(1 << 17).u32(flags as u32).u32((flags >> 32) as u32).zeros(44);
+        self.call(Opcode::Init, 0, &body, 64)
+    }
+
+    pub fn lookup(&mut self, parent: u64, name: impl AsRef<[u8]>) -> Result<Entry, i32> {
+        let reply = self.call(Opcode::Lookup, parent, &body().name(name), 128)?;
+        Ok(Entry::at(&reply, 0))
+    }
+
+    /// Looks a path up, keeping one count on every component.
+    pub fn walk(&mut self, path: &str) -> Result<Entry, i32> {
+        let mut node = ROOT;
+        let mut entry = Err(libc::ENOENT);
+        for name in path.split('/') {
+            entry = self.lookup(node, name);
+            node = entry?.node;
+        }
+        entry
+    }
+
+    pub fn forget(&mut self, node: u64, count: u64) {
+        let request = self.request(Opcode::Forget as u32, node, &body().u64(count).0);
+        assert_eq!(self.raw(request, 0).0, Served::Silent);
+    }
+
+    pub fn getattr(&mut self, node: u64) -> Result<Attr, i32> {
+        let reply = self.call(Opcode::Getattr, node, &body().zeros(16), 104)?;
+        Ok(Attr::at(&reply, 16))
+    }
+
+    pub fn open(&mut self, node: u64, flags: i32) -> Result<u64, i32> {
+        let reply = self.call(Opcode::Open, node, &body().u32(flags as u32).u32(0), 16)?;
+        Ok(u64_at(&reply, 0))
+    }
+
+    pub fn opendir(&mut self, node: u64) -> Result<u64, i32> {
+        let reply = self.call(Opcode::Opendir, node, &body().zeros(8), 16)?;
+        Ok(u64_at(&reply, 0))
+    }
+
+    pub fn release(&mut self, node: u64, fh: u64) -> Result<(), i32> {
+        self.call(Opcode::Release, node, &body().u64(fh).zeros(16), 0).map(drop)
+    }
+
+    pub fn read(&mut self, node: u64, fh: u64, offset: u64, size: u32) -> Reply {
+        self.call(Opcode::Read, node, &body().u64(fh).u64(offset).u32(size).zeros(20), size as usize)
+    }
+
+    pub fn write(&mut self, node: u64, fh: u64, offset: u64, data: &[u8]) -> Result<u32, i32> {
+        self.write_with(node, fh, offset, data, 0, 0)
+    }
+
+    pub fn write_with(
+        &mut self,
+        node: u64,
+        fh: u64,
+        offset: u64,
+        data: &[u8],
+        write_flags: u32,
+        open_flags: i32,
+    ) -> Result<u32, i32> {
+        let body = body().u64(fh).u64(offset).u32(data.len() as u32).u32(write_flags).u64(0);
+        let body = body.u32(open_flags as u32).u32(0).bytes(data);
+        Ok(u32_at(&self.call(Opcode::Write, node, &body, 8)?, 0))
+    }
+
+    pub fn readdir(&mut self, node: u64, fh: u64, offset: u64, size: u32, plus: bool) -> Result<Vec<Dirent>, i32> {
+        let opcode = if plus { Opcode::Readdirplus } else { Opcode::Readdir };
+        let body = body().u64(fh).u64(offset).u32(size).zeros(20);
+        let reply = self.call(opcode, node, &body, size as usize)?;
+        let (mut entries, mut at) = (Vec::new(), 0);
+        while at < reply.len() {
+            let node = if plus { Entry::at(&reply, at).node } else { 0 };
+            at += if plus { 128 } else { 0 };
+            let length = u32_at(&reply, at + 16) as usize;
+            entries.push(Dirent {
+                node,
+                ino: u64_at(&reply, at),
+                offset: u64_at(&reply, at + 8),
+                kind: u32_at(&reply, at + 20),
+                name: reply[at + 24..at + 24 + length].to_vec(),
+            });
+            at += (24 + length).next_multiple_of(8);
+        }
+        Ok(entries)
+    }
+
+    /// Reads a whole directory in replies of *size* bytes: names with what each entry said.
+    pub fn list(&mut self, node: u64, size: u32, plus: bool) -> HashMap<Vec<u8>, Dirent> {
+        let fh = self.opendir(node).expect("OPENDIR");
+        let (mut all, mut offset) = (HashMap::new(), 0);
+        loop {
+            let entries = self.readdir(node, fh, offset, size, plus).expect("READDIR");
+            let Some(last) = entries.last() else { break };
+            offset = last.offset;
+            for entry in entries {
+                let name = String::from_utf8_lossy(&entry.name).into_owned();
+                assert!(all.insert(entry.name.clone(), entry).is_none(), "{name} was listed twice");
+            }
+        }
+        self.call(Opcode::Releasedir, node, &body().u64(fh).zeros(16), 0).expect("RELEASEDIR");
+        all
+    }
+}
