@@ -38,7 +38,8 @@ class LaunchPlan:
     """Everything the zygote and the jail stages need; made by `prepare`, sent to the zygote as it is.
 
     *ids* is what the worker's configuration gets: who owns what a guest creates. *warnings* are sentences about layers
-    that this host lacks. Paths are absolute. Capability sets are masks with bit N for capability N.
+    that this host lacks. Paths are absolute. Capability sets are masks with bit N for capability N. *exec_key* is the
+    number without which the seccomp program lets nothing be executed.
     """
 
     share: str
@@ -58,5 +59,6 @@ class LaunchPlan:
     landlock: LandlockPlan | None
     seccomp: bytes
     seccomp_flags: int
+    exec_key: int
     end_with_supervisor: bool
     cgroups: tuple[bytes, ...] = ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from pathlib import Path
 
 from virtiofs_sandbox.confine import capabilities, ids, landlock, seccomp
@@ -31,6 +32,7 @@ def prepare(share: Share, host: HostProbe, *, worker: Path, end_with_supervisor:
     nofile, nofile_warning = _nofile(host)
     warnings = (tier_warning, nofile_warning, landlock.shortfall(host.landlock_abi))
     full = tier is Tier.FULL
+    exec_key = secrets.randbits(64)
     return LaunchPlan(
         share=share.name,
         source=os.fsencode(share.source.absolute()),
@@ -47,8 +49,9 @@ def prepare(share: Share, host: HostProbe, *, worker: Path, end_with_supervisor:
         last_capability=host.last_capability,
         securebits=capabilities.SECUREBITS,
         landlock=landlock.plan(share.access, host.landlock_abi) if host.landlock_abi else None,
-        seccomp=seccomp.program(),
+        seccomp=seccomp.program(exec_key),
         seccomp_flags=seccomp.FLAGS,
+        exec_key=exec_key,
         end_with_supervisor=end_with_supervisor,
     )
 

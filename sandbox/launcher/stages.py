@@ -80,8 +80,8 @@ def limits(plan: LaunchPlan) -> None:
     for group in plan.cgroups:
         _write(group + b"/cgroup.procs", b"0", "cgroup.procs")
     _write(b"/proc/self/oom_score_adj", b"1000", "oom_score_adj")
-    named("setrlimit(RLIMIT_NOFILE)", resource.setrlimit, resource.RLIMIT_NOFILE, plan.nofile)
-    named("setrlimit(RLIMIT_CORE)", resource.setrlimit, resource.RLIMIT_CORE, (0, 0))
+    named("setrlimit(RLIMIT_NOFILE)", resource.prlimit, 0, resource.RLIMIT_NOFILE, plan.nofile)
+    named("setrlimit(RLIMIT_CORE)", resource.prlimit, 0, resource.RLIMIT_CORE, (0, 0))
 
 
 def user_namespace() -> None:
@@ -250,8 +250,11 @@ def seccomp_filter(plan: LaunchPlan) -> None:
 
 
 def execute(plan: LaunchPlan) -> None:
-    """Becomes the worker: `virtiofs-worker SHARE`, empty environment. Returns only by raising."""
-    processes.execute_descriptor(FD_BINARY, (b"virtiofs-worker", plan.share.encode()))
+    """Becomes the worker: `virtiofs-worker SHARE`, empty environment. Returns only by raising.
+
+    Should: be the worker. Must not: execute anything ever again.
+    """
+    processes.execute_descriptor(FD_BINARY, (b"virtiofs-worker", plan.share.encode()), plan.exec_key)
 
 
 # ------------------------------------------------------------------------------------------------------------------

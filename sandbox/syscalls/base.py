@@ -6,6 +6,7 @@ Numbers are those of x86_64, the one architecture the worker is built for; from 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -18,8 +19,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class SyscallError(OSError):
     """A system call failed. *call* is its name, `filename` the path it was about, if any."""
 
-    def __init__(self, errno: int, call: str, path: bytes | None = None) -> None:
-        super().__init__(errno, f"{call}: {os.strerror(errno)}", path)
+    def __init__(self, number: int, call: str, path: bytes | None = None) -> None:
+        super().__init__(number, f"{call}: {os.strerror(number)}", path)
         self.call = call
 
 
@@ -54,10 +55,13 @@ def checked(result: int, call: str, path: bytes | None = None) -> int:
 def named(call: str, function: Callable[..., T], *arguments: object) -> T:
     """*function*(*arguments*), where an OSError gets the name of the call and the first path among the arguments.
 
-    For calls that the standard library or a package makes for us. Raises SyscallError.
+    For calls that the standard library or a package makes for us. Both turn some EINVAL into ValueError, or find it
+    themselves before the kernel could. Raises SyscallError.
     """
+    path = next((argument for argument in arguments if isinstance(argument, bytes)), None)
     try:
         return function(*arguments)
     except OSError as error:
-        path = next((argument for argument in arguments if isinstance(argument, bytes)), None)
         raise SyscallError(error.errno or 0, call, path) from error
+    except ValueError as error:
+        raise SyscallError(errno.EINVAL, call, path) from error

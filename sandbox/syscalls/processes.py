@@ -33,6 +33,7 @@ _execveat = declare_number(
     ctypes.POINTER(ctypes.c_char_p),
     ctypes.POINTER(ctypes.c_char_p),
     ctypes.c_int,
+    ctypes.c_uint64,
 )
 _close_range = declare_number(436, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
 
@@ -56,11 +57,14 @@ def load_seccomp(program: bytes, flags: int) -> None:
     checked(_seccomp(SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(prog)), "seccomp")
 
 
-def execute_descriptor(binary: int, arguments: tuple[bytes, ...]) -> None:
-    """Replaces this process by the file behind *binary*, with an empty environment. Returns only by raising."""
+def execute_descriptor(binary: int, arguments: tuple[bytes, ...], key: int) -> None:
+    """Replaces this process by the file behind *binary*, with an empty environment. Returns only by raising.
+
+    *key* is passed beyond the call's own arguments: the kernel ignores it, a seccomp filter sees it.
+    """
     argv = (ctypes.c_char_p * (len(arguments) + 1))(*arguments, None)
     envp = (ctypes.c_char_p * 1)(None)
-    checked(_execveat(binary, b"", argv, envp, AT_EMPTY_PATH), "execveat")
+    checked(_execveat(binary, b"", argv, envp, AT_EMPTY_PATH, key), "execveat")
 
 
 def clear_errno() -> None:
