@@ -1,0 +1,113 @@
+"""Launches real jails for tests, without a supervisor: shared memory, decoys, and what the prober answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from virtiofs_sandbox.confine import LaunchPlan
+from virtiofs_sandbox.ipc.memfds import fixed_memory, sealed_document
+from virtiofs_sandbox.launcher import HandOver, Jail, Launcher
+
+STATISTICS_BYTES = 4096
+ARENA_BYTES = 1 << 20
+ANSWER_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """A jail with this side's ends of what it was given."""
+
+    jail: Jail
+    control: socket.socket
+    log: int
+    statistics: int
+
+
+@asynccontextmanager
+async def running(launcher: Launcher, plan: LaunchPlan, facts: dict[str, str]) -> AsyncIterator[Running]:
+    """Launches, and on leaving kills and reaps. *facts* become the configuration's lines."""
+    with ExitStack() as ours:
+        with ExitStack() as theirs:
+            control, worker_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            control.setblocking(False)
+            log, log_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            statistics = ours.enter_context(fixed_memory("statistics", STATISTICS_BYTES))
+            ours.enter_context(control)
+            ours.callback(os.close, log)
+            theirs.enter_context(worker_end)
+            theirs.callback(os.close, log_writer)
+            arena = theirs.enter_context(fixed_memory("arena", ARENA_BYTES))
+            lines = "".join(f"{key}={value}\n" for key, value in facts.items())
+            config = theirs.enter_context(sealed_document("config", lines.encode()))
+            hand_over = HandOver(
+                control=worker_end.fileno(),
+                config=config.fileno(),
+                stats=statistics.fileno(),
+                arena=arena.fileno(),
+                log=log_writer,
+            )
+            jail = await launcher.launch(plan, hand_over)
+        ours.callback(end, jail)
+        yield Running(jail, control, log, statistics.fileno())
+
+
+def end(jail: Jail) -> os.waitid_result:
+    """Kills and reaps; returns how it ended."""
+    signal.pidfd_send_signal(jail.pidfd, signal.SIGKILL)
+    result = os.waitid(os.P_PIDFD, jail.pidfd, os.WEXITED)
+    os.close(jail.pidfd)
+    assert result is not None
+    return result
+
+
+async def answers(jail: Running) -> list[dict[str, Any]]:
+    """Everything the prober says until it is done; what was said so far if it dies."""
+    loop = asyncio.get_running_loop()
+    said: list[dict[str, Any]] = []
+    async with asyncio.timeout(ANSWER_SECONDS):
+        while message := await loop.sock_recv(jail.control, 65536):
+            said.append(json.loads(message))
+            if "done" in said[-1]:
+                break
+    return said
+
+
+@dataclass(frozen=True)
+class Decoys:
+    """A share with everything hostile in it, and a secret beside it that no jail may reach."""
+
+    share: Path
+    secret: Path
+    program: Path
+
+    @classmethod
+    def make(cls, work: Path, prober: Path) -> Decoys:
+        share, outside = work / "share", work / "outside"
+        share.mkdir()
+        outside.mkdir()
+        secret = outside / "secret"
+        secret.write_text("of the host")
+        program = outside / "prober"
+        shutil.copy(prober, program)
+        (share / "file").write_text("of the share")
+        (share / "link-out").symlink_to(secret)
+        (share / "link-within").symlink_to("file")
+        shutil.copy(prober, share / "program")
+        shutil.copy(prober, share / "setuid-program")
+        (share / "setuid-program").chmod(0o4755)
+        return cls(share, secret, program)
+
+    def add_device(self) -> None:
+        """A node for /dev/zero inside the share; only root can make one."""
+        os.mknod(self.share / "device", stat.S_IFCHR | 0o666, os.makedev(1, 5))

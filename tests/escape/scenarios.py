@@ -1,0 +1,333 @@
+#!/usr/bin/env python3
+"""What the tests of this folder run: one scenario per process, below tests/guard.py, its result as JSON on stdout.
+
+tests/guard.py --work DIR -- python scenarios.py NAME DIR PROBER [OPTION=VALUE ...]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import dataclasses
+import json
+import os
+import resource
+import signal
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import prctl
+import pyseccomp
+from virtiofs_sandbox.confine import LaunchPlan, prepare, probe_host
+from virtiofs_sandbox.launcher import Launcher, LaunchError, Zygote, forking
+from virtiofs_sandbox.policies.share import Access, Share
+from virtiofs_sandbox.syscalls import mounts
+
+from tests.escape.jailing import STATISTICS_BYTES, Decoys, answers, running
+
+# Loaded before privileges are given up: their files may lie where only root reads.
+assert forking and pyseccomp
+
+UNPRIVILEGED = 65534
+ALLOW_EVERYTHING = bytes.fromhex("060000000000ff7f")
+ALL_CAPABILITIES = (1 << 41) - 1
+Options = dict[str, str]
+Result = dict[str, Any]
+
+
+class Stage:
+    """A work directory with decoys, a zygote, and a plan for one share."""
+
+    def __init__(self, work: Path, prober: Path, options: Options) -> None:
+        self.decoys = Decoys.make(work, prober)
+        self.null = work / "null"
+        if os.geteuid() == 0:
+            self.decoys.add_device()
+            self._replace_null()
+        if options.get("user") == "unprivileged":
+            _give_up_root(work)
+        if "groups" in options:
+            os.setgroups([int(group) for group in options["groups"].split(",")])
+        self.zygote = Zygote.start()
+        access = Access(options.get("access", "read-write"))
+        share = Share("probe", self.decoys.share, "tag", access=access, xattr=True)
+        self.plan = prepare(share, probe_host(), worker=self.decoys.program)
+        self.work = work
+
+    def _replace_null(self) -> None:
+        """Mounts a writable stand-in over /dev/null: the jail's own protection of it is to be seen, not the guard's."""
+        os.mknod(self.null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        self.null.chmod(0o666)
+        mounts.attach(mounts.clone_tree(os.fsencode(self.null), False), b"/dev/null")
+
+    def facts(self) -> dict[str, str]:
+        return {
+            "secret": str(self.decoys.secret),
+            "supervisor": str(os.getpid()),
+            "handle": _file_handle(self.decoys.secret).hex(),
+        }
+
+
+def _give_up_root(work: Path) -> None:
+    for path in (work, work / "share", *work.glob("share/*"), work / "outside", *work.glob("outside/*")):
+        os.chown(path, UNPRIVILEGED, UNPRIVILEGED, follow_symlinks=False)
+    (work / "share" / "setuid-program").chmod(0o4755)
+    os.setgroups([])
+    os.setresgid(UNPRIVILEGED, UNPRIVILEGED, UNPRIVILEGED)
+    os.setresuid(UNPRIVILEGED, UNPRIVILEGED, UNPRIVILEGED)
+    # What exec would do for a process that was never root; without it /proc/self belongs to root.
+    prctl.set_dumpable(1)
+
+
+def _file_handle(path: Path) -> bytes:
+    """struct file_handle of *path*, name_to_handle_at(2)."""
+    room = 128
+    buffer = ctypes.create_string_buffer(room.to_bytes(4, "little"), 8 + room)
+    mount = ctypes.c_int()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.name_to_handle_at(mounts.AT_FDCWD, os.fsencode(path), buffer, ctypes.byref(mount), 0) != 0:
+        return b""
+    return buffer.raw[: 8 + int.from_bytes(buffer.raw[:4], "little")]
+
+
+def _without(layer: str, plan: LaunchPlan) -> LaunchPlan:
+    """*plan* with one layer taken off, to see what that layer alone stops."""
+    if layer == "seccomp":
+        return dataclasses.replace(plan, seccomp=ALLOW_EVERYTHING)
+    if layer == "landlock":
+        return dataclasses.replace(plan, landlock=None)
+    if layer == "capabilities":
+        return dataclasses.replace(plan, capabilities=ALL_CAPABILITIES)
+    return plan
+
+
+def probe(work: Path, prober: Path, options: Options) -> Result:
+    """Runs the whole table of attempts."""
+    stage = Stage(work, prober, options)
+    plan = stage.plan
+    for layer in options.get("without", "").split("+"):
+        plan = _without(layer, plan)
+    abstract, pathname = f"probe-{os.getpid()}", str(work / "listener")
+    listeners = [socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX), socket.create_server(("127.0.0.1", 0))]
+    for listener, address in zip(listeners, ("\0" + abstract, pathname), strict=False):
+        listener.bind(address)
+        listener.listen()
+    port = listeners[2].getsockname()[1]
+    facts = stage.facts() | {"abstract": abstract, "pathname": pathname, "port": str(port)}
+    watched = (stage.decoys.program, stage.decoys.secret, Path("/dev/null"))
+    before = [_attributes(path) for path in watched]
+
+    async def run() -> tuple[list[dict[str, Any]], int]:
+        async with running(Launcher(stage.zygote), plan, facts) as jail:
+            said = await answers(jail)
+            return said, len(os.pread(jail.statistics, STATISTICS_BYTES, 0))
+
+    said, statistics_bytes = asyncio.run(run())
+    return {
+        "tier": plan.tier.value,
+        "attempts": {entry["attempt"]: entry for entry in said if "attempt" in entry},
+        "done": any("done" in entry for entry in said),
+        "statistics_bytes": statistics_bytes,
+        "untouched": before == [_attributes(path) for path in watched],
+    }
+
+
+def _attributes(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return (found.st_mode, found.st_uid, found.st_gid, found.st_mtime_ns, found.st_size)
+
+
+def inspect(work: Path, prober: Path, options: Options) -> Result:
+    """Reads a live jail from outside, as the kernel reports it."""
+    stage = Stage(work, prober, options)
+
+    async def run() -> Result:
+        async with running(Launcher(stage.zygote), stage.plan, stage.facts()) as jail:
+            await answers(jail)
+            return _seen_from_outside(jail.jail.pid) | {"plan_capabilities": stage.plan.capabilities}
+
+    return asyncio.run(run())
+
+
+def _seen_from_outside(pid: int) -> Result:
+    process = Path(f"/proc/{pid}")
+    names = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
+    return {
+        "status": dict(line.split(":\t", 1) for line in process.joinpath("status").read_text().splitlines()),
+        "namespaces": {name: os.readlink(process / "ns" / name) for name in names},
+        "our_namespaces": {name: os.readlink(f"/proc/self/ns/{name}") for name in names},
+        "uid_map": process.joinpath("uid_map").read_text().split(),
+        "descriptors": {fd.name: os.readlink(fd) for fd in process.joinpath("fd").iterdir()},
+        "flags": {
+            fd.name: int(fd.read_text().split("flags:\t")[1].split()[0], 8)
+            for fd in process.joinpath("fdinfo").iterdir()
+        },
+        "root_entries": os.listdir(process / "root"),
+        "root_read_only": bool(os.statvfs(process / "root").f_flag & os.ST_RDONLY),
+        "cwd": os.stat(process / "cwd").st_ino == os.stat(process / "root").st_ino,
+        "mounts": process.joinpath("mountinfo").read_text().splitlines(),
+        "environment": process.joinpath("environ").read_bytes().decode(),
+        "command_line": process.joinpath("cmdline").read_bytes().decode().split("\0"),
+        "session": os.getsid(pid) == pid,
+        "core_limit": resource.prlimit(pid, resource.RLIMIT_CORE),
+        "nofile_limit": resource.prlimit(pid, resource.RLIMIT_NOFILE),
+        "oom_score_adj": int(process.joinpath("oom_score_adj").read_text()),
+    }
+
+
+def failure(work: Path, prober: Path, options: Options) -> Result:
+    """One launch with a plan that cannot work; the sentence, and what was left behind."""
+    stage = Stage(work, prober, options)
+    plan = _broken(stage.plan, options["stage"], work)
+
+    async def run() -> Result:
+        before = _count()
+        try:
+            async with running(Launcher(stage.zygote), plan, {}):
+                return {"launched": True}
+        except LaunchError as error:
+            return {
+                "stage": error.stage,
+                "call": error.call,
+                "errno": error.errno,
+                "sentence": str(error),
+                "left": _difference(before, _count()),
+            }
+
+    return asyncio.run(run())
+
+
+def _broken(plan: LaunchPlan, what: str, work: Path) -> LaunchPlan:
+    replace = dataclasses.replace
+    text = work / "not-a-program"
+    text.write_text("text")
+    text.chmod(0o755)
+    assert plan.landlock
+    return {
+        "cgroup": lambda: replace(plan, cgroups=(os.fsencode(work / "no-such-group"),)),
+        "nofile": lambda: replace(plan, nofile=(1 << 40, 1 << 40)),
+        "uid_map": lambda: replace(plan, uid_map=b"0 0 4294967295\n0 0 4294967295\n"),
+        "source": lambda: replace(plan, source=os.fsencode(work / "no-such-directory")),
+        "worker": lambda: replace(plan, worker=os.fsencode(work / "no-such-worker")),
+        "program": lambda: replace(plan, worker=os.fsencode(text)),
+        "capabilities": lambda: replace(plan, capabilities=1 << 62),
+        "securebits": lambda: replace(plan, securebits=1 << 20),
+        "landlock": lambda: replace(plan, landlock=replace(plan.landlock, handled_fs=1 << 60)),
+        "seccomp": lambda: replace(plan, seccomp=b"\xff" * 8),
+    }[what]()
+
+
+def _count() -> dict[str, int]:
+    return {
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "processes": sum(1 for entry in os.listdir("/proc") if entry.isdigit() and _is_ours(entry)),
+        "mounts": len(Path("/proc/self/mountinfo").read_text().splitlines()),
+    }
+
+
+def _is_ours(pid: str) -> bool:
+    """Descends from this process (which is a subreaper, so nothing of ours escapes the count)."""
+    try:
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return parent == os.getpid() or (parent > 1 and parent != int(pid) and _is_ours(str(parent)))
+
+
+def _difference(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+    return {name: after[name] - before[name] for name in before if after[name] != before[name]}
+
+
+def leaks(work: Path, prober: Path, options: Options) -> Result:
+    """Many launches in a row; what is left afterwards, here and in the zygote, and how long each took."""
+    stage = Stage(work, prober, options)
+    durations: list[float] = []
+
+    async def run() -> None:
+        launcher = Launcher(stage.zygote)
+        for _ in range(int(options["launches"])):
+            start = time.perf_counter()
+            async with running(launcher, stage.plan, {}):
+                durations.append(time.perf_counter() - start)
+
+    def now() -> dict[str, int]:
+        return _count() | {"zygote": len(os.listdir(f"/proc/{stage.zygote.pid}/fd"))}
+
+    before = now()
+    asyncio.run(run())
+    durations.sort()
+    milliseconds = {"min": durations[0] * 1e3, "median": durations[len(durations) // 2] * 1e3}
+    return {"left": _difference(before, now()), "milliseconds": milliseconds}
+
+
+def zygote_dies(work: Path, prober: Path, options: Options) -> Result:
+    """Kills the zygote under a running jail; then launches with the dead one, and with a new one."""
+    stage = Stage(work, prober, options)
+
+    async def run() -> Result:
+        async with running(Launcher(stage.zygote), stage.plan, stage.facts()) as first:
+            os.kill(stage.zygote.pid, signal.SIGKILL)
+            said = await answers(first)
+            try:
+                async with running(Launcher(stage.zygote), stage.plan, {}):
+                    refused = ""
+            except LaunchError as error:
+                refused = str(error)
+            stage.zygote.close()
+            zygote = Zygote.start()
+            async with running(Launcher(zygote), stage.plan, stage.facts()) as second:
+                served = "done" in (await answers(second))[-1]
+            zygote.close()
+            return {"first_done": "done" in said[-1], "refused": refused, "second_done": served}
+
+    return asyncio.run(run())
+
+
+def supervisor_dies(work: Path, prober: Path, options: Options) -> Result:
+    """Launches from a child that then dies by SIGKILL; does the jail outlive it?"""
+    prctl.set_child_subreaper(1)
+    reading, writing = os.pipe()
+    supervisor = os.fork()
+    if supervisor == 0:
+        stage = Stage(work, prober, options)
+        plan = dataclasses.replace(stage.plan, end_with_supervisor=options["ends"] == "yes")
+
+        async def run() -> None:
+            async with running(Launcher(stage.zygote), plan, {}) as jail:
+                os.write(writing, jail.jail.pid.to_bytes(4, "little"))
+                # The prober would leave when its control socket closes; a stopped one can only be killed.
+                os.kill(jail.jail.pid, signal.SIGSTOP)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        asyncio.run(run())
+    pid = int.from_bytes(os.read(reading, 4), "little")
+    os.waitpid(supervisor, 0)
+    for _ in range(100):
+        if _state(pid) in ("Z", None):
+            break
+        time.sleep(0.01)
+    state = _state(pid)
+    if state is not None and state != "Z":
+        os.kill(pid, signal.SIGKILL)
+    return {"jail_ended": state in ("Z", None)}
+
+
+def _state(pid: int) -> str | None:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+SCENARIOS: dict[str, Callable[[Path, Path, Options], Result]] = {
+    scenario.__name__: scenario for scenario in (probe, inspect, failure, leaks, zygote_dies, supervisor_dies)
+}
+
+if __name__ == "__main__":
+    name, work, prober, *rest = sys.argv[1:]
+    print(json.dumps(SCENARIOS[name](Path(work), Path(prober), dict(pair.split("=", 1) for pair in rest))))
