@@ -49,8 +49,12 @@ pub fn statx_fd(fd: BorrowedFd<'_>) -> Result<libc::statx> {
 
 fn statx(dir: BorrowedFd<'_>, name: &CStr, flags: i32) -> Result<libc::statx> {
     let mut stat = MaybeUninit::uninit();
+    // Not libc::statx: the standard library names that function weakly, link-time optimisation merges the two names,
+    // and a static link then leaves it null. The same holds for copy_file_range below.
     // SAFETY: name is NUL-terminated, stat is as large as the kernel writes.
-    checked_int(unsafe { libc::statx(dir.as_raw_fd(), name.as_ptr(), flags, STATX_MASK, stat.as_mut_ptr()) })?;
+    checked(unsafe {
+        libc::syscall(libc::SYS_statx, dir.as_raw_fd(), name.as_ptr(), flags, STATX_MASK, stat.as_mut_ptr())
+    })?;
     // SAFETY: statx succeeded and filled it.
     Ok(unsafe { stat.assume_init() })
 }
@@ -337,8 +341,8 @@ pub fn copy(
     // SAFETY: the kernel reads and writes the two offsets, which live on this stack.
     checked(unsafe {
         let (offset, target) = (&raw mut offset, &raw mut target);
-        libc::copy_file_range(from.as_raw_fd(), offset, to.as_raw_fd(), target, length, 0)
-    } as i64)
+        libc::syscall(libc::SYS_copy_file_range, from.as_raw_fd(), offset, to.as_raw_fd(), target, length, 0)
+    })
 }
 
 pub fn sync_file_system(fd: BorrowedFd<'_>) -> Result<()> {
