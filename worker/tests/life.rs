@@ -11,9 +11,10 @@ use rustix::net::SocketType;
 use rustix::process::{kill_process, Pid, Signal};
 
 use support::guest::{fuse_request, kick, signalled, Guest};
-use support::monitor::message;
+use support::monitor::{message, u32s, u64s, Monitor};
 use support::{document, memfd, pair, Inheritance, Worker, GENERATION, LIMIT};
 use virtiofs_worker::ipc::{Client, Exit, Kind, Message};
+use virtiofs_worker::session::message::Code;
 use virtiofs_worker::stats::{Counter, MAGIC};
 
 #[test]
@@ -206,6 +207,47 @@ fn requests_in_flight_are_answered_before_a_worker_ends() {
     for (unique, place) in (0..u64::from(guest.used_index(1))).zip(&places) {
         assert_eq!(guest.reply(*place).0, unique);
     }
+}
+
+/// A ring whose thread sits in a system call that does not return: its call descriptor blocks, since the monitor has
+/// made it so again, and is full.
+fn stuck_ring(worker: &Worker, monitor: &Monitor) -> OwnedFd {
+    let guest = Guest::new();
+    let events = monitor.set_up(&guest);
+    let (theirs, call) = pair(SocketType::STREAM);
+    assert_eq!(monitor.demand(Code::SetVringCall, &u64s(&[1]), &[call.as_fd()]), 0);
+    while rustix::io::write(&call, &[0; 4096]).is_ok() {}
+    rustix::fs::fcntl_setfl(&call, OFlags::RDWR).unwrap();
+    guest.ask(1, &fuse_request(9999, 1), 128);
+    kick(&events.kick);
+    guest.wait_used(1, 1);
+    assert_eq!(worker.hear_kind(Kind::Client).code, Client::DriverStarted as u32);
+    theirs
+}
+
+#[test]
+fn a_ring_that_does_not_come_to_rest_ends_the_worker_after_ten_seconds() {
+    let (worker, monitor) = Worker::serving();
+    let _full = stuck_ring(&worker, &monitor);
+    let start = Instant::now();
+    monitor.tell(Code::GetVringBase, &u32s(&[1, 0]));
+    assert_eq!(worker.hear_kind(Kind::Leaving).code, Exit::NotDrained as u32);
+    let (code, log) = worker.end();
+    assert_eq!(code, Exit::NotDrained.code());
+    assert!(start.elapsed() >= Duration::from_secs(10) && start.elapsed() < Duration::from_secs(15));
+    assert!(log.contains("GET_VRING_BASE: requests still run after 10 seconds"), "{log}");
+}
+
+#[test]
+fn a_stop_does_not_wait_longer_for_a_stuck_ring_than_it_says() {
+    let (worker, monitor) = Worker::serving();
+    let _full = stuck_ring(&worker, &monitor);
+    monitor.tell(Code::GetVringBase, &u32s(&[1, 0]));
+    let start = Instant::now();
+    worker.say(&stop(300), &[]);
+    assert_eq!(worker.hear_kind(Kind::Leaving).code, Exit::Stopped as u32);
+    assert_eq!(worker.end().0, Exit::Stopped.code());
+    assert!(start.elapsed() >= Duration::from_millis(300) && start.elapsed() < Duration::from_secs(5));
 }
 
 fn stop(milliseconds: u64) -> Message {

@@ -81,9 +81,9 @@ fn user_mode_linux_starts_and_leaves_in_its_own_way() {
     table.extend(u64s(&[guest.physical, guest.size, guest.user, guest.offset, 0, 0, 0, 0]));
     assert_eq!(table.len(), 72);
     assert_eq!(monitor.demand(Code::SetMemTable, &table, &[guest.file.as_fd()]), 0);
-    // Its interrupts come through a pipe.
+    // Its interrupts come through a socket.
     let events = Events::new();
-    let (interrupts, call) = rustix::pipe::pipe().unwrap();
+    let (interrupts, call) = support::pair(rustix::net::SocketType::STREAM);
     monitor.start_ring(1, 0, &guest, &events);
     assert_eq!(monitor.demand(Code::SetVringCall, &u64s(&[1]), &[call.as_fd()]), 0);
     monitor.enable(1, true);

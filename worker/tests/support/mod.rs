@@ -264,3 +264,32 @@ pub fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Option<usize> {
     let received = recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC);
     received.ok().map(|received| received.bytes)
 }
+
+/// A copy of the descriptor that *inheritance* has at *number*.
+pub fn clone(inheritance: &Inheritance, number: RawFd) -> OwnedFd {
+    let found = inheritance.descriptors.iter().find(|(at, _)| *at == number).unwrap();
+    found.1.as_ref().unwrap().try_clone().unwrap()
+}
+
+/// Reads and forgets what lies ready in *socket*.
+pub fn drain(socket: &OwnedFd) {
+    let mut bytes = [0; 4096];
+    while rustix::net::recv(socket, &mut bytes[..], RecvFlags::DONTWAIT).is_ok_and(|(length, _)| length > 0) {}
+}
+
+/// The same numbers in every run (xorshift64*).
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// A number below *limit*, or 0.
+    pub fn below(&mut self, limit: u32) -> u32 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as u32 % limit.max(1)
+    }
+}
