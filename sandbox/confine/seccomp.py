@@ -17,6 +17,7 @@ from virtiofs_sandbox.syscalls.processes import SECCOMP_FILTER_FLAG_LOG
 FLAGS = SECCOMP_FILTER_FLAG_LOG
 
 BINARY_DESCRIPTOR = 9
+S_IFMT, S_IFREG, S_IFIFO, S_IFSOCK = 0o170000, 0o100000, 0o010000, 0o140000
 SIGCHLD, SIGKILL = 17, 9
 CLONE_FILES = 0x400
 # CLONE_VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID, CHILD_CLEARTID: what pthread_create passes.
@@ -54,14 +55,18 @@ def without(index: int, bits: int) -> tuple[tuple[Where, ...], ...]:
     return ((Where(index, 0, bits),),)
 
 
+def of_kind(index: int, *kinds: int) -> tuple[tuple[Where, ...], ...]:
+    return tuple((Where(index, kind, S_IFMT),) for kind in kinds)
+
+
 # Calls that the C library, the language's runtime and the step from filter to worker make by themselves.
 RUNTIME = (
     Call("arch_prctl", "start-up: thread pointer", one_of(0, 0x1002)),
     Call("set_tid_address", "start-up"),
     Call("set_robust_list", "start-up of a thread"),
     Call("rseq", "start-up of a thread"),
-    Call("prlimit64", "start-up: stack size; descriptor limit. Of oneself only", one_of(0, 0)),
-    Call("readlinkat", "start-up: own path; READLINK"),
+    Call("prlimit64", "reading one's own limits: stack, descriptors", ((Where(0, 0), Where(2, 0)),)),
+    Call("readlink", "start-up: own path, which does not exist here"),
     Call("getrandom", "seeds of hash tables and of the allocator"),
     Call("brk", "heap"),
     Call("mmap", "heap, stacks, guest memory; never executable", without(2, PROT_EXEC)),
@@ -90,7 +95,6 @@ RUNTIME = (
         one_of(1, F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, F_GET_SEALS, F_OFD_GETLK, F_OFD_SETLK),
     ),
     Call("read", "events, messages"),
-    Call("pread64", "start-up: the configuration"),
     Call("write", "events, log lines"),
     Call("close", "descriptors"),
     Call("clock_gettime", "time, where the vDSO cannot tell it"),
@@ -104,6 +108,7 @@ WORKER = (
     Call("recvmsg", "messages of monitor and supervisor, with descriptors"),
     Call("sendmsg", "answers to the monitor"),
     Call("getsockopt", "the kind of a socket that was handed over"),
+    Call("ppoll", "waiting for kicks and sockets"),
     Call("eventfd2", "wake-ups between threads"),
     Call(
         "prctl",
@@ -116,14 +121,14 @@ WORKER = (
     Call("openat2", "every open by name, confined to one component"),
     Call("openat", "data access to an object held by an O_PATH descriptor, through procfs"),
     Call("statx", "LOOKUP, GETATTR, READDIRPLUS, identity checks"),
-    Call("newfstatat", "identity of a descriptor"),
-    Call("fstat", "identity of a descriptor; what the C library makes of newfstatat"),
+    Call("fstat", "kind of an inherited descriptor"),
     Call("name_to_handle_at", "identity where inode numbers are reused quickly"),
-    Call("faccessat2", "ACCESS"),
+    Call("readlinkat", "READLINK"),
     Call("getdents64", "READDIR, READDIRPLUS"),
-    Call("fstatfs", "STATFS"),
+    Call("fstatfs", "STATFS; kind of an inherited mount"),
     # Data.
     Call("preadv2", "READ"),
+    Call("pread64", "the configuration"),
     Call("pwritev2", "WRITE"),
     Call("lseek", "LSEEK, READDIR"),
     Call("fallocate", "FALLOCATE"),
@@ -131,25 +136,29 @@ WORKER = (
     Call("ftruncate", "SETATTR size, OPEN with O_TRUNC"),
     Call("fsync", "FSYNC, FSYNCDIR"),
     Call("fdatasync", "FSYNC with the data flag"),
+    Call("syncfs", "SYNCFS"),
     # Creating, changing, removing.
     Call("mkdirat", "MKDIR"),
-    Call("mknodat", "MKNOD; Landlock allows no device"),
+    Call("mknodat", "MKNOD of files, FIFOs and sockets; no device", of_kind(2, S_IFREG, S_IFIFO, S_IFSOCK)),
     Call("symlinkat", "SYMLINK"),
     Call("linkat", "LINK"),
     Call("unlinkat", "UNLINK, RMDIR"),
     Call("renameat2", "RENAME, RENAME2"),
-    Call("fchmod", "SETATTR mode of an open file"),
     Call("fchmodat", "SETATTR mode"),
     Call("fchownat", "SETATTR owner"),
     Call("utimensat", "SETATTR times"),
     Call("umask", "modes arrive as the guest sent them"),
     Call("setfsuid", "a guest's files belong to the calling uid"),
     Call("setfsgid", "a guest's files belong to the calling gid"),
-    # Extended attributes.
+    # Extended attributes: of open files, and without opening where the kernel can.
     Call("fgetxattr", "GETXATTR"),
     Call("fsetxattr", "SETXATTR"),
     Call("flistxattr", "LISTXATTR"),
     Call("fremovexattr", "REMOVEXATTR"),
+    Call("getxattrat", "GETXATTR"),
+    Call("setxattrat", "SETXATTR"),
+    Call("listxattrat", "LISTXATTR"),
+    Call("removexattrat", "REMOVEXATTR"),
 )
 
 # Nothing honest makes these, and each is a known way out, a way to more rights, or a kernel attack surface of its own.
