@@ -14,9 +14,7 @@ def monitor_lines(socket: str, tag: str) -> str:
     device = shlex.quote(f"vhost-user-fs-pci,chardev=virtiofs0,tag={_qemu(tag)}")
     note = ""
     if len(socket.encode()) > QEMU_MAX_PATH:
-        note = (
-            f"  (this path has more than the {QEMU_MAX_PATH} bytes that QEMU takes: choose a shorter --socket for it)\n"
-        )
+        note = f"  (QEMU takes at most {QEMU_MAX_PATH} bytes of path: choose a shorter --socket for it)\n"
     return (
         "no monitor has connected yet; give it one of these:\n"
         f"{note}"

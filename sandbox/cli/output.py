@@ -38,9 +38,9 @@ class Output:
             f"ready: {source} as tag {share.tag} on {socket} "
             f"(jail: {self._plan.tier.value}, cache: {share.cache.value}, access: {share.access.value})"
         )
-        write_line(STANDARD_OUTPUT, start)
         if not event.monitor_waiting and socket.startswith("/"):
-            write_line(STANDARD_OUTPUT, monitor_lines(socket, share.tag))
+            start = f"{start}\n{monitor_lines(socket, share.tag)}"
+        write_line(STANDARD_OUTPUT, start)
 
 
 def _line(event: Event) -> str:

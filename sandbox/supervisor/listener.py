@@ -13,7 +13,8 @@ from pathlib import Path
 
 from virtiofs_sandbox.supervisor.addresses import FileIdentity, Occupant, SocketPlace
 
-BACKLOG = 128
+# Linux cuts it to net.core.somaxconn. A connect that finds the backlog full fails at once when it does not block.
+BACKLOG = 4096
 _LOCK_SECONDS = 5.0
 _REFUSALS = {
     Occupant.LISTENER: "another process listens on it; stop that one, or choose another path",

@@ -27,6 +27,8 @@ from virtiofs_sandbox.supervisor.states import GOING, State
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.waiting import WaitingLine
 
+_ACCEPTS_AT_ONCE = 16
+
 
 class StartError(Exception):
     """The first worker did not get ready; str() says why."""
@@ -217,8 +219,15 @@ class Service:
     # Accepting.
 
     def _accept_ready(self) -> None:
+        """Takes what has come, a limited number at a time, so that a flood of connections starves nobody."""
+        for _ in range(_ACCEPTS_AT_ONCE):
+            if not self._accept():
+                return
+
+    def _accept(self) -> bool:
+        """Takes one connection; False when there is none, or no place for another."""
         if self._listener is None:
-            return
+            return False
         try:
             connection = self._listener.accept()
         except OSError as error:
@@ -226,17 +235,18 @@ class Service:
             self._sink(AcceptFailed(self._share, error.strerror or str(error), pause))
             self._pause_accepting()
             self._loop.call_later(pause, self._settle_soon)
-            return
+            return False
         if connection is None:
-            return
+            return False
         client = Client(connection, self._loop.time())
         self._line.join(client)
         self._sink(ClientWaits(self._share, client.peer, self._holder.peer if self._holder else None))
+        self._settle_soon()
         if self._line.full:
             self._line.drop_departed()
         if self._line.full:
             self._pause_accepting()
-        self._settle_soon()
+        return not self._line.full
 
     def _resume_accepting(self) -> None:
         if self._listener is not None and not self._accepting:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import socket
 import time
 from pathlib import Path
 
 import pytest
 from virtiofs_sandbox.supervisor.events import (
+    AcceptFailed,
     ClientProgress,
     ClientRefused,
     ClientsGaveUp,
@@ -15,6 +18,7 @@ from virtiofs_sandbox.supervisor.events import (
     WorkerEnded,
     WorkerWarm,
 )
+from virtiofs_sandbox.supervisor.listener import Listener
 from virtiofs_sandbox.supervisor.waiting import CAPACITY
 
 from tests.integration.served import QUICK, served
@@ -121,6 +125,46 @@ def test_one_that_hangs_up_while_waiting_is_forgotten(tmp_path: Path) -> None:
             first.leave()
             assert await patient.greeting() == 2
             assert share.of(ClientsGaveUp) or len(share.of(WorkerWarm)) == 2
+
+    asyncio.run(scene())
+
+
+def test_what_a_monitor_sends_while_it_waits_reaches_its_worker_unread(tmp_path: Path) -> None:
+    """I1: the supervisor takes no byte of a monitor's, and so none is missing."""
+
+    async def scene() -> None:
+        async with served(tmp_path) as share:
+            first = await share.connect()
+            await first.greeting()
+            second = await share.connect()
+            second.say("client 2")
+            await share.seen(ClientWaits, 2)
+            await asyncio.sleep(QUICK.patience / 2)
+            first.leave()
+            assert await second.greeting() == 2
+            progress = await share.seen(ClientProgress)
+            assert progress.generation == 2
+
+    asyncio.run(scene())
+
+
+def test_being_out_of_descriptors_is_told_and_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accept = Listener.accept
+    failures = [OSError(errno.EMFILE, "Too many open files")] * 2
+
+    def short_of_descriptors(self: Listener) -> socket.socket | None:
+        if failures:
+            raise failures.pop()
+        return accept(self)
+
+    async def scene() -> None:
+        async with served(tmp_path) as share:
+            monkeypatch.setattr(Listener, "accept", short_of_descriptors)
+            monitor = await share.connect()
+            assert await monitor.greeting() == 1
+            assert [str(event) for event in share.of(AcceptFailed)] == [
+                "cannot accept connections: Too many open files; trying again in 0.1 s"
+            ] * 2
 
     asyncio.run(scene())
 
