@@ -27,7 +27,7 @@ def program_headers(image: bytes) -> list[tuple[int, int, int]]:
 def dynamic_entries(image: bytes) -> list[tuple[int, int]]:
     """(tag, value) of each entry of the dynamic section."""
     ((position, length),) = [(at, size) for kind, at, size in program_headers(image) if kind == PT_DYNAMIC]
-    return list(struct.iter_unpack("<QQ", image[position : position + length - length % 16]))  # type: ignore[arg-type]
+    return list(struct.iter_unpack("<QQ", image[position : position + length - length % 16]))
 
 
 def test_worker_is_a_position_independent_file() -> None:
