@@ -100,6 +100,11 @@ fn transfer(fh: u64, offset: u64, size: usize) -> Vec<u8> {
     arguments
 }
 
+/// Drops one lookup of *nodeid*. The request has no reply; the daemon only gives the chain back.
+pub fn forget(driver: &mut Driver, nodeid: u64) -> io::Result<()> {
+    driver.ask(&request(2, nodeid, 1u64.to_le_bytes().to_vec(), 0)).map(drop)
+}
+
 /// Sends *request*, and makes an error of an answer that carries one.
 pub fn ask(driver: &mut Driver, request: &Request) -> io::Result<Vec<u8>> {
     let (error, bytes) = driver.ask(request)?;
@@ -110,8 +115,9 @@ pub fn ask(driver: &mut Driver, request: &Request) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-pub fn nodeid_of(driver: &mut Driver, parent: u64, text: &str) -> io::Result<u64> {
-    Ok(u64_at(&ask(driver, &lookup(parent, text))?, 0))
+/// The node that an answer with an entry names.
+pub fn nodeid_of(driver: &mut Driver, request: &Request) -> io::Result<u64> {
+    Ok(u64_at(&ask(driver, request)?, 0))
 }
 
 /// The handle an OPEN or OPENDIR answers with.

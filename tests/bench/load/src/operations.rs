@@ -19,8 +19,8 @@ pub const OPERATIONS: &[(&str, bool)] = &[
     ("lookup", false),
     ("lookup-missing", false),
     ("open-release", false),
-    ("create-unlink", false),
-    ("mkdir-rmdir", false),
+    ("create-unlink-forget", false),
+    ("mkdir-rmdir-forget", false),
     ("rename-and-back", false),
     ("readdirplus-1000", false),
     ("read-4k", true),
@@ -70,9 +70,9 @@ impl Daemon {
     pub fn new(socket: &Path, depth: usize) -> io::Result<Self> {
         let mut driver = Driver::connect(socket, depth)?;
         ask(&mut driver, &fuse::init())?;
-        let data = nodeid_of(&mut driver, ROOT, "data")?;
+        let data = nodeid_of(&mut driver, &fuse::lookup(ROOT, "data"))?;
         let data_fh = handle_of(&mut driver, &fuse::open(data))?;
-        let many = nodeid_of(&mut driver, ROOT, "many")?;
+        let many = nodeid_of(&mut driver, &fuse::lookup(ROOT, "many"))?;
         Ok(Self { driver, data, data_fh, many, offsets: Offsets(1) })
     }
 
@@ -143,14 +143,16 @@ impl Target for Daemon {
                 let fh = handle_of(driver, &fuse::open(self.data))?;
                 ask(driver, &fuse::release(self.data, fh)).map(drop)
             }
-            "create-unlink" => {
+            "create-unlink-forget" => {
                 let (node, fh) = fuse::created(driver, ROOT, "created")?;
                 ask(driver, &fuse::release(node, fh))?;
-                ask(driver, &fuse::unlink(ROOT, "created")).map(drop)
+                ask(driver, &fuse::unlink(ROOT, "created"))?;
+                fuse::forget(driver, node)
             }
-            "mkdir-rmdir" => {
-                ask(driver, &fuse::mkdir(ROOT, "made"))?;
-                ask(driver, &fuse::rmdir(ROOT, "made")).map(drop)
+            "mkdir-rmdir-forget" => {
+                let node = nodeid_of(driver, &fuse::mkdir(ROOT, "made"))?;
+                ask(driver, &fuse::rmdir(ROOT, "made"))?;
+                fuse::forget(driver, node)
             }
             "rename-and-back" => {
                 ask(driver, &fuse::rename(ROOT, "name-a", "name-b"))?;
@@ -163,7 +165,7 @@ impl Target for Daemon {
             "write-4k" => self.transfer(true, 4 << 10),
             "write-1m" => self.transfer(true, 1 << 20),
             "small-file" => {
-                let node = nodeid_of(driver, ROOT, "small")?;
+                let node = nodeid_of(driver, &fuse::lookup(ROOT, "small"))?;
                 let fh = handle_of(driver, &fuse::open(node))?;
                 ask(driver, &fuse::read(node, fh, 0, 4096))?;
                 ask(driver, &fuse::flush(node, fh))?;
@@ -263,7 +265,7 @@ impl Target for Native {
                 // SAFETY: just opened.
                 unsafe { libc::close(fd) };
             }
-            "create-unlink" => {
+            "create-unlink-forget" => {
                 let fd = self.open(c"created", libc::O_RDWR | libc::O_CREAT | libc::O_EXCL)?;
                 // SAFETY: just opened; a live string.
                 unsafe {
@@ -272,7 +274,7 @@ impl Target for Native {
                 }
             }
             // SAFETY: live strings, our own descriptor.
-            "mkdir-rmdir" => unsafe {
+            "mkdir-rmdir-forget" => unsafe {
                 libc::mkdirat(at, c"made".as_ptr(), 0o755);
                 libc::unlinkat(at, c"made".as_ptr(), libc::AT_REMOVEDIR);
             },
