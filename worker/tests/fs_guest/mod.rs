@@ -405,4 +405,81 @@ impl Guest {
         self.call(Opcode::Releasedir, node, &body().u64(fh).zeros(16), 0).expect("RELEASEDIR");
         all
     }
+
+    pub fn create(&mut self, parent: u64, name: &str, flags: i32, mode: u32) -> Result<(Entry, u64), i32> {
+        let body = body().u32(flags as u32).u32(mode).zeros(8).name(name);
+        let reply = self.call(Opcode::Create, parent, &body, 144)?;
+        Ok((Entry::at(&reply, 0), u64_at(&reply, 128)))
+    }
+
+    pub fn mkdir(&mut self, parent: u64, name: &str, mode: u32) -> Result<Entry, i32> {
+        let reply = self.call(Opcode::Mkdir, parent, &body().u32(mode).u32(0).name(name), 128)?;
+        Ok(Entry::at(&reply, 0))
+    }
+
+    pub fn mknod(&mut self, parent: u64, name: &str, mode: u32, device: u32) -> Result<Entry, i32> {
+        let reply = self.call(Opcode::Mknod, parent, &body().u32(mode).u32(device).zeros(8).name(name), 128)?;
+        Ok(Entry::at(&reply, 0))
+    }
+
+    pub fn symlink(&mut self, parent: u64, name: &str, target: &str) -> Result<Entry, i32> {
+        let reply = self.call(Opcode::Symlink, parent, &body().name(name).name(target), 128)?;
+        Ok(Entry::at(&reply, 0))
+    }
+
+    pub fn link(&mut self, node: u64, parent: u64, name: &str) -> Result<Entry, i32> {
+        let reply = self.call(Opcode::Link, parent, &body().u64(node).name(name), 128)?;
+        Ok(Entry::at(&reply, 0))
+    }
+
+    pub fn unlink(&mut self, parent: u64, name: &str) -> Result<(), i32> {
+        self.call(Opcode::Unlink, parent, &body().name(name), 0).map(drop)
+    }
+
+    pub fn rmdir(&mut self, parent: u64, name: &str) -> Result<(), i32> {
+        self.call(Opcode::Rmdir, parent, &body().name(name), 0).map(drop)
+    }
+
+    pub fn rename(&mut self, parent: u64, old: &str, target: u64, new: &str) -> Result<(), i32> {
+        self.call(Opcode::Rename, parent, &body().u64(target).name(old).name(new), 0).map(drop)
+    }
+
+    pub fn rename2(&mut self, parent: u64, old: &str, target: u64, new: &str, flags: u32) -> Result<(), i32> {
+        let body = body().u64(target).u32(flags).u32(0).name(old).name(new);
+        self.call(Opcode::Rename2, parent, &body, 0).map(drop)
+    }
+
+    pub fn setattr(&mut self, node: u64, change: &Setattr) -> Result<Attr, i32> {
+        let reply = self.call(Opcode::Setattr, node, &change.body(), 104)?;
+        Ok(Attr::at(&reply, 16))
+    }
+}
+
+/// The fields of SETATTR; `valid` says which count.
+#[derive(Clone, Copy, Default)]
+pub struct Setattr {
+    pub valid: u32,
+    pub fh: u64,
+    pub size: u64,
+    pub atime: u64,
+    pub mtime: u64,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Setattr {
+    pub fn body(&self) -> Body {
+        let body = body().u32(self.valid).u32(0).u64(self.fh).u64(self.size).u64(0);
+        let body = body.u64(self.atime).u64(self.mtime).zeros(8 + 12);
+        body.u32(self.mode).u32(0).u32(self.uid).u32(self.gid).u32(0)
+    }
+}
+
+/// What the launcher sets in a jail: capabilities stay in force when the file system ids change.
+pub fn keep_capabilities() {
+    const SECBIT_NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
+    // SAFETY: no memory is passed.
+    let result = unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
