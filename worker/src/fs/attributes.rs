@@ -30,7 +30,6 @@ impl Changes {
         let (atime, mtime, _) = (fields.u64()?, fields.u64()?, fields.u64()?);
         let (atime, mtime, _) = ((atime, fields.u32()?), (mtime, fields.u32()?), fields.u32()?);
         let (mode, _, uid, gid) = (fields.u32()?, fields.u32()?, fields.u32()?, fields.u32()?);
-        fields.u32()?;
         Ok(Self { valid, fh, size, atime, mtime, mode, uid, gid })
     }
 

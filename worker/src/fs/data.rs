@@ -53,8 +53,6 @@ impl Server {
     pub(super) fn read(&self, call: &Call<'_, '_>, work: &mut Work) -> Outcome {
         let mut fields = call.fields();
         let (fh, offset, size) = (fields.u64()?, fields.u64()?, fields.u32()?);
-        // The rest of the structure says nothing that matters here, but must be there.
-        fields.bytes(20)?;
         let offset = file_offset(offset)?;
         let file = shared(&self.handles).get(fh, call.header.node)?;
         let length = (size as usize).min(call.capacity());

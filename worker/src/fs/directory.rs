@@ -92,7 +92,6 @@ impl Server {
     pub(super) fn readdir(&self, call: &Call<'_, '_>, work: &mut Work, plus: bool) -> Outcome {
         let mut fields = call.fields();
         let (fh, offset, size) = (fields.u64()?, fields.u64()?, fields.u32()?);
-        fields.bytes(20)?;
         let cookie = data::file_offset(offset)?;
         let file = shared(&self.handles).get(fh, call.header.node)?;
         let room = (size as usize).min(call.capacity());

@@ -158,10 +158,14 @@ impl Inodes {
     }
 
     /// Counts one more lookup of a known node, found as *name* in *directory* just now: the newest name wins.
-    pub fn refer(&mut self, node: NodeRecord, directory: Directory<'_>, name: &[u8]) -> Result<u64, Errno> {
-        let mut node = self.rename(node, directory, name)?;
+    pub fn refer(&mut self, mut node: NodeRecord, directory: Directory<'_>, name: &[u8]) -> Result<u64, Errno> {
+        // Counted first, so that nothing that happens to its relatives can take the node away.
         node.lookups = node.lookups.saturating_add(1);
         self.write(&node);
+        if let Err(errno) = self.rename(node, directory, name) {
+            self.forget(node.id, 1);
+            return Err(errno);
+        }
         Ok(node.id)
     }
 
@@ -226,37 +230,37 @@ impl Inodes {
         Ok(node)
     }
 
-    /// Points a node's reference to *name* in *directory*, where it was seen just now. Returns the changed record.
-    pub fn rename(&mut self, mut node: NodeRecord, directory: Directory<'_>, name: &[u8]) -> Result<NodeRecord, Errno> {
+    /// Points a node's reference to *name* in *directory*, where it was seen just now.
+    pub fn rename(&mut self, mut node: NodeRecord, directory: Directory<'_>, name: &[u8]) -> Result<(), Errno> {
         let stored = self.names.read(&self.arena, node.name, node.id);
         let same_name = stored.as_ref().is_some_and(|stored| stored.name() == name);
+        let same_parent = node.parent == directory.id;
         let was_unlinked = node.has(flags::UNLINKED);
-        if node.has(flags::ROOT) || (same_name && node.parent == directory.id && !was_unlinked) {
-            return Ok(node);
+        if node.has(flags::ROOT) || (same_name && same_parent && !was_unlinked) {
+            return Ok(());
         }
+        let mut parent = self.get(directory.id)?;
         if !same_name {
             let handle = stored.as_ref().map_or(&[][..], |stored| stored.handle());
             let place = self.names.store(&self.arena, node.id, name, handle).ok_or(Errno(libc::ENOMEM))?;
             self.names.free(mem::replace(&mut node.name, place));
         }
+        let makes_ring = !same_parent && node.kind == libc::S_IFDIR && self.is_above(node.id, directory.id);
         let old_parent = mem::replace(&mut node.parent, directory.id);
         node.flags &= !flags::UNLINKED;
-        if old_parent != directory.id {
-            if node.kind == libc::S_IFDIR && self.is_above(node.id, directory.id) {
-                self.detach(directory);
-            }
-            let mut parent = self.get(directory.id)?;
-            parent.children += 1;
-            self.write(&parent);
-        }
         self.write(&node);
         if was_unlinked {
             self.queue.push(node.id, node.kind == libc::S_IFDIR);
         }
-        if old_parent != directory.id {
+        if !same_parent {
+            parent.children += 1;
+            self.write(&parent);
+            if makes_ring {
+                self.detach(directory);
+            }
             self.drop_child(old_parent);
         }
-        Ok(node)
+        Ok(())
     }
 
     /// Whether *upper* is among the ancestors of *lower* as the table has them, or is *lower* itself.

@@ -312,6 +312,9 @@ fn copy_body(
     body: &mut Vec<u8>,
 ) -> Result<(), Malformed> {
     let length = header.body_length(request)?;
+    if opcode.is_some_and(|opcode| length < least_request(opcode)) {
+        return Err(Malformed("the request ends too early"));
+    }
     let copied = match opcode {
         Some(Opcode::Write) => length.min(WRITE_IN_BYTES),
         Some(Opcode::BatchForget) => length.min(8),
@@ -322,6 +325,24 @@ fn copy_body(
     body.resize(copied, 0);
     request.read_at(IN_HEADER_BYTES, body);
     Ok(())
+}
+
+/// Size of the structure that a request begins with.
+fn least_request(opcode: Opcode) -> usize {
+    match opcode {
+        Opcode::Forget | Opcode::Mkdir | Opcode::Rename | Opcode::Link | Opcode::Open | Opcode::Opendir => 8,
+        Opcode::Setxattr | Opcode::Getxattr | Opcode::Listxattr | Opcode::Access | Opcode::Syncfs => 8,
+        Opcode::BatchForget | Opcode::Interrupt => 8,
+        Opcode::Getattr | Opcode::Mknod | Opcode::Rename2 | Opcode::Create | Opcode::Init => 16,
+        Opcode::Fsync | Opcode::Fsyncdir => 16,
+        Opcode::Release | Opcode::Releasedir | Opcode::Flush | Opcode::Lseek => 24,
+        Opcode::Fallocate => 32,
+        Opcode::Read | Opcode::Readdir | Opcode::Readdirplus | Opcode::Write => 40,
+        Opcode::CopyFileRange => 56,
+        Opcode::Setattr => 88,
+        Opcode::Lookup | Opcode::Readlink | Opcode::Symlink | Opcode::Unlink | Opcode::Rmdir => 0,
+        Opcode::Statfs | Opcode::Removexattr | Opcode::Destroy => 0,
+    }
 }
 
 /// Bytes of reply body that must fit before the operation may begin, so that nothing has to be undone.

@@ -35,7 +35,6 @@ impl Server {
     }
 
     pub(super) fn opendir(&self, call: &Call<'_, '_>, work: &mut Work) -> Outcome {
-        call.fields().u32()?;
         let node = self.inodes(|inodes| inodes.get(call.header.node))?;
         if node.kind != libc::S_IFDIR {
             return refuse(libc::ENOTDIR);

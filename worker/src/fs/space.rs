@@ -13,7 +13,6 @@ impl Server {
     pub(super) fn fallocate(&self, call: &Call<'_, '_>) -> Outcome {
         let mut fields = call.fields();
         let (fh, offset, length, mode) = (fields.u64()?, fields.u64()?, fields.u64()?, fields.u32()?);
-        fields.u32()?;
         let file = shared(&self.handles).get(fh, call.header.node)?;
         host::allocate(file.fd(), mode as i32, file_offset(offset)?, file_offset(length)?)?;
         Ok(Answer::Encoded)
@@ -22,7 +21,6 @@ impl Server {
     pub(super) fn lseek(&self, call: &Call<'_, '_>, work: &mut Work) -> Outcome {
         let mut fields = call.fields();
         let (fh, offset, whence) = (fields.u64()?, fields.u64()?, fields.u32()? as i32);
-        fields.u32()?;
         let file = shared(&self.handles).get(fh, call.header.node)?;
         // The position of the descriptor is nobody's but a directory's stream, which is not moved from here.
         if file.stream.is_some() || !matches!(whence, libc::SEEK_DATA | libc::SEEK_HOLE) {
@@ -52,7 +50,6 @@ impl Server {
     }
 
     pub(super) fn syncfs(&self, call: &Call<'_, '_>) -> Outcome {
-        call.fields().u64()?;
         let root = self.open_node(call.header.node, libc::O_RDONLY)?;
         host::sync_file_system(root.as_fd())?;
         Ok(Answer::Encoded)

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -39,7 +39,10 @@ pub fn config() -> Config {
 }
 
 /// A directory that is removed when the test is over.
-pub struct Scratch(pub PathBuf);
+pub struct Scratch {
+    pub path: PathBuf,
+    is_ours: bool,
+}
 
 impl Scratch {
     pub fn new() -> Self {
@@ -47,14 +50,39 @@ impl Scratch {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("share-{}-{number}", std::process::id()));
         fs::create_dir(&path).expect("scratch directory");
-        Self(path)
+        Self { path, is_ours: true }
+    }
+
+    fn borrowed(other: &Self) -> Self {
+        Self { path: other.path.clone(), is_ours: false }
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        if self.is_ours {
+            let _ = fs::remove_dir_all(&self.path);
+        }
     }
+}
+
+/// Mounts *tree* on *path*, in the private mount namespace that tests run in.
+pub fn attach(tree: &OwnedFd, path: &Path) {
+    let path = CString::new(path.to_str().expect("UTF-8")).expect("no NUL");
+    // SAFETY: both paths are NUL-terminated.
+    let result = unsafe {
+        let (from, empty) = (tree.as_raw_fd(), c"".as_ptr());
+        libc::syscall(libc::SYS_move_mount, from, empty, libc::AT_FDCWD, path.as_ptr(), libc::MOVE_MOUNT_F_EMPTY_PATH)
+    };
+    assert_eq!(result, 0, "move_mount: {}", std::io::Error::last_os_error());
+}
+
+/// Takes away what [`attach`] mounted.
+pub fn detach(path: &Path) {
+    let path = CString::new(path.to_str().expect("UTF-8")).expect("no NUL");
+    // SAFETY: the path is NUL-terminated.
+    let result = unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+    assert_eq!(result, 0, "umount2: {}", std::io::Error::last_os_error());
 }
 
 fn owned(fd: i64, call: &str) -> OwnedFd {
@@ -211,14 +239,22 @@ impl World {
     }
 
     pub fn unmounted(config: &Config, arena_bytes: u64) -> (Self, Guest) {
-        let share = Scratch::new();
+        Self::serving(Scratch::new(), config, arena_bytes)
+    }
+
+    /// A second server on a share that another world keeps.
+    pub fn over(share: &Scratch, config: &Config) -> (Self, Guest) {
+        Self::serving(Scratch::borrowed(share), config, 1 << 20)
+    }
+
+    fn serving(share: Scratch, config: &Config, arena_bytes: u64) -> (Self, Guest) {
         let stats: &'static Stats = Box::leak(Box::new(Stats::private()));
         let events = Arc::new(Mutex::new(Vec::new()));
         let arena = memfd(arena_bytes);
         let sink = Arc::clone(&events);
         let server = Server::new(
             config,
-            open_tree(&share.0),
+            open_tree(&share.path),
             open_path("/proc"),
             arena.try_clone().expect("dup"),
             stats,
@@ -237,7 +273,7 @@ impl World {
     }
 
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
-        self.share.0.join(name)
+        self.share.path.join(name)
     }
 
     pub fn write(&self, name: impl AsRef<Path>, content: &str) {
