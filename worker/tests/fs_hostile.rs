@@ -16,7 +16,7 @@ fn well_formed(opcode: Opcode, node: u64, fh: u64) -> (Body, usize) {
     let long = body().u64(fh).u64(0).u32(4).zeros(20);
     match opcode {
         Opcode::Lookup => (body().name("file"), 128),
-        Opcode::Forget | Opcode::Interrupt => (body().u64(0), 0),
+        Opcode::Forget | Opcode::Interrupt | Opcode::Syncfs => (body().u64(0), 0),
         Opcode::BatchForget => (body().u32(1).u32(0).u64(node).u64(0), 0),
         Opcode::Getattr => (body().zeros(16), 104),
         Opcode::Setattr => (body().zeros(88), 104),
@@ -44,7 +44,6 @@ fn well_formed(opcode: Opcode, node: u64, fh: u64) -> (Body, usize) {
         Opcode::Fallocate => (body().u64(fh).u64(0).u64(4).zeros(8), 0),
         Opcode::Lseek => (body().u64(fh).u64(0).u32(3).u32(0), 8),
         Opcode::CopyFileRange => (body().u64(fh).u64(0).u64(node).u64(fh).u64(64).u64(4).u64(0), 8),
-        Opcode::Syncfs => (body().u64(0), 0),
     }
 }
 

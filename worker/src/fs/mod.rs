@@ -8,6 +8,7 @@
 //! | `descriptors` | the descriptor budget |
 //! | `resolve` | from a node id to a checked descriptor |
 //! | `session` | INIT and caching |
+//! | `shape` | sizes of requests and replies, and which of them change the share |
 //! | `credentials` | whom a new file belongs to |
 //! | `lookup`, `open`, `data`, `directory`, … | the requests |
 //!
@@ -32,6 +33,7 @@ mod open;
 mod remove;
 mod resolve;
 mod session;
+mod shape;
 mod space;
 mod stat;
 mod xattr;
@@ -41,9 +43,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use crate::buffers::Buffers;
 use crate::config::{Config, Ids};
-use crate::fuse::abi::{
-    ATTR_BYTES, ENTRY_BYTES, INIT_BYTES, IN_HEADER_BYTES, OPEN_BYTES, OUT_HEADER_BYTES, STATFS_BYTES, WRITE_IN_BYTES,
-};
+use crate::fuse::abi::OUT_HEADER_BYTES;
 use crate::fuse::request::Fields;
 use crate::fuse::{reply, Encoder, Header, Malformed, Opcode};
 use crate::journal::Arena;
@@ -54,10 +54,8 @@ use failure::{exclusive, refuse, Failure};
 use handles::Handles;
 use inodes::Inodes;
 use session::{Greeting, Session};
+use shape::{copy_body, is_xattr, least_reply, mutates};
 use stat::Stat;
-
-/// Nothing but WRITE and BATCH_FORGET is longer: a name and an extended attribute of 64 KiB.
-const MAX_BODY: usize = 80 * 1024;
 
 /// What became of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -302,85 +300,4 @@ impl Server {
         (self.events)(Event::Unmounted);
         Answer::Encoded
     }
-}
-
-/// Copies what an operation reads piece by piece; the payloads of WRITE and BATCH_FORGET stay where they are.
-fn copy_body(
-    header: &Header,
-    opcode: Option<Opcode>,
-    request: &Buffers<'_>,
-    body: &mut Vec<u8>,
-) -> Result<(), Malformed> {
-    let length = header.body_length(request)?;
-    if opcode.is_some_and(|opcode| length < least_request(opcode)) {
-        return Err(Malformed("the request ends too early"));
-    }
-    let copied = match opcode {
-        Some(Opcode::Write) => length.min(WRITE_IN_BYTES),
-        Some(Opcode::BatchForget) => length.min(8),
-        Some(_) if length > MAX_BODY => return Err(Malformed("the request is longer than any of its kind")),
-        Some(_) => length,
-        None => 0,
-    };
-    body.resize(copied, 0);
-    request.read_at(IN_HEADER_BYTES, body);
-    Ok(())
-}
-
-/// Size of the structure that a request begins with.
-fn least_request(opcode: Opcode) -> usize {
-    match opcode {
-        Opcode::Forget | Opcode::Mkdir | Opcode::Rename | Opcode::Link | Opcode::Open | Opcode::Opendir => 8,
-        Opcode::Setxattr | Opcode::Getxattr | Opcode::Listxattr | Opcode::Access | Opcode::Syncfs => 8,
-        Opcode::BatchForget | Opcode::Interrupt => 8,
-        Opcode::Getattr | Opcode::Mknod | Opcode::Rename2 | Opcode::Create | Opcode::Init => 16,
-        Opcode::Fsync | Opcode::Fsyncdir => 16,
-        Opcode::Release | Opcode::Releasedir | Opcode::Flush | Opcode::Lseek => 24,
-        Opcode::Fallocate => 32,
-        Opcode::Read | Opcode::Readdir | Opcode::Readdirplus | Opcode::Write => 40,
-        Opcode::CopyFileRange => 56,
-        Opcode::Setattr => 88,
-        Opcode::Lookup | Opcode::Readlink | Opcode::Symlink | Opcode::Unlink | Opcode::Rmdir => 0,
-        Opcode::Statfs | Opcode::Removexattr | Opcode::Destroy => 0,
-    }
-}
-
-/// Bytes of reply body that must fit before the operation may begin, so that nothing has to be undone.
-fn least_reply(opcode: Opcode) -> usize {
-    match opcode {
-        Opcode::Lookup | Opcode::Symlink | Opcode::Mknod | Opcode::Mkdir | Opcode::Link => ENTRY_BYTES,
-        Opcode::Getattr | Opcode::Setattr => ATTR_BYTES,
-        Opcode::Open | Opcode::Opendir => OPEN_BYTES,
-        Opcode::Create => ENTRY_BYTES + OPEN_BYTES,
-        Opcode::Write | Opcode::Lseek | Opcode::CopyFileRange => 8,
-        Opcode::Statfs => STATFS_BYTES,
-        Opcode::Init => INIT_BYTES,
-        _ => 0,
-    }
-}
-
-/// Requests that a read-only share refuses by their kind alone; OPEN and ACCESS look at their flags.
-fn mutates(opcode: Opcode) -> bool {
-    matches!(
-        opcode,
-        Opcode::Setattr
-            | Opcode::Symlink
-            | Opcode::Mknod
-            | Opcode::Mkdir
-            | Opcode::Unlink
-            | Opcode::Rmdir
-            | Opcode::Rename
-            | Opcode::Rename2
-            | Opcode::Link
-            | Opcode::Write
-            | Opcode::Create
-            | Opcode::Setxattr
-            | Opcode::Removexattr
-            | Opcode::Fallocate
-            | Opcode::CopyFileRange
-    )
-}
-
-fn is_xattr(opcode: Opcode) -> bool {
-    matches!(opcode, Opcode::Setxattr | Opcode::Getxattr | Opcode::Listxattr | Opcode::Removexattr)
 }
