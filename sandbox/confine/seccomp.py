@@ -24,8 +24,7 @@ CLONE_FILES = 0x400
 CLONE_A_THREAD = 0x3D0F00
 PROT_EXEC = 4
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
-F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, F_GET_SEALS = 0, 1, 2, 3, 4, 1030, 1034
-F_OFD_GETLK, F_OFD_SETLK = 36, 37
+F_GETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, F_GET_SEALS = 1, 3, 4, 1030, 1034
 MADV_DONTNEED, MADV_FREE, MADV_DONTDUMP = 4, 8, 16
 
 
@@ -91,8 +90,8 @@ RUNTIME = (
     Call("poll", "start-up: are descriptors 0 to 2 open"),
     Call(
         "fcntl",
-        "descriptor flags, duplicates, open-file locks",
-        one_of(1, F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, F_GET_SEALS, F_OFD_GETLK, F_OFD_SETLK),
+        "descriptor flags, duplicates, seals of what was handed over",
+        one_of(1, F_GETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, F_GET_SEALS),
     ),
     Call("read", "events, messages"),
     Call("write", "events, log lines"),
@@ -199,22 +198,23 @@ def execveat(key: int) -> Call:
     return Call("execveat", "starts the worker, once", (form,))
 
 
-def program(key: int) -> bytes:
+def program(key: int, *, fatal: bool = False) -> bytes:
     """Compiles the table: an array of struct sock_filter, as seccomp(2) takes it. Takes about a millisecond.
 
-    Only execveat(2) with *key* as its sixth argument executes anything.
+    Only execveat(2) with *key* as its sixth argument executes anything. With *fatal* whatever is not listed kills, so
+    that a test notices what a worker would only have been refused.
 
     pyseccomp is imported here and not at the top: it may start a compiler to find its library, which must never
     happen in the zygote or in a jail.
     """
     import pyseccomp  # noqa: PLC0415
 
-    compiled = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
+    compiled = pyseccomp.SyscallFilter(pyseccomp.KILL_PROCESS if fatal else pyseccomp.ERRNO(errno.EPERM))
     # The default would only kill the thread that switched to another calling convention.
     compiled.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
     # The flags of clone3 are behind a pointer; ENOSYS makes the C library take clone.
     compiled.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
-    for name in KILLED:
+    for name in () if fatal else KILLED:
         compiled.add_rule(pyseccomp.KILL_PROCESS, name)
     for call in (*RUNTIME, *WORKER, execveat(key)):
         for form in call.forms or ((),):

@@ -20,7 +20,7 @@ from virtiofs_sandbox.ipc.memfds import fixed_memory, sealed_document
 from virtiofs_sandbox.launcher import HandOver, Jail, Launcher
 
 STATISTICS_BYTES = 4096
-ARENA_BYTES = 1 << 20
+ARENA_BYTES = 1 << 24
 ANSWER_SECONDS = 10.0
 
 
@@ -35,8 +35,8 @@ class Running:
 
 
 @asynccontextmanager
-async def running(launcher: Launcher, plan: LaunchPlan, facts: dict[str, str]) -> AsyncIterator[Running]:
-    """Launches, and on leaving kills and reaps. *facts* become the configuration's lines."""
+async def running(launcher: Launcher, plan: LaunchPlan, document: bytes = b"") -> AsyncIterator[Running]:
+    """Launches with *document* as configuration, and on leaving kills and reaps."""
     with ExitStack() as ours:
         with ExitStack() as theirs:
             control, worker_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -48,8 +48,7 @@ async def running(launcher: Launcher, plan: LaunchPlan, facts: dict[str, str]) -
             theirs.enter_context(worker_end)
             theirs.callback(os.close, log_writer)
             arena = theirs.enter_context(fixed_memory("arena", ARENA_BYTES))
-            lines = "".join(f"{key}={value}\n" for key, value in facts.items())
-            config = theirs.enter_context(sealed_document("config", lines.encode()))
+            config = theirs.enter_context(sealed_document("config", document))
             hand_over = HandOver(
                 control=worker_end.fileno(),
                 config=config.fileno(),
@@ -60,6 +59,11 @@ async def running(launcher: Launcher, plan: LaunchPlan, facts: dict[str, str]) -
             jail = await launcher.launch(plan, hand_over)
         ours.callback(end, jail)
         yield Running(jail, control, log, statistics.fileno())
+
+
+def lines(facts: dict[str, str]) -> bytes:
+    """*facts* as the prober reads them."""
+    return "".join(f"{key}={value}\n" for key, value in facts.items()).encode()
 
 
 def end(jail: Jail) -> os.waitid_result:

@@ -7,6 +7,7 @@ tests/guard.py --work DIR -- python scenarios.py NAME DIR PROBER [OPTION=VALUE .
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import dataclasses
 import json
@@ -23,12 +24,13 @@ from typing import Any
 
 import prctl
 import pyseccomp
-from virtiofs_sandbox.confine import LaunchPlan, prepare, probe_host
+from virtiofs_sandbox.confine import LaunchPlan, prepare, probe_host, seccomp
 from virtiofs_sandbox.launcher import Launcher, LaunchError, Zygote, forking
 from virtiofs_sandbox.policies.share import Access, Share
 from virtiofs_sandbox.syscalls import mounts
 
-from tests.escape.jailing import STATISTICS_BYTES, Decoys, answers, running
+from tests.escape import serving
+from tests.escape.jailing import STATISTICS_BYTES, Decoys, answers, lines, running
 
 # Loaded before privileges are given up: their files may lie where only root reads.
 assert forking and pyseccomp
@@ -123,7 +125,7 @@ def probe(work: Path, prober: Path, options: Options) -> Result:
     before = [_attributes(path) for path in watched]
 
     async def run() -> tuple[list[dict[str, Any]], int]:
-        async with running(Launcher(stage.zygote), plan, facts) as jail:
+        async with running(Launcher(stage.zygote), plan, lines(facts)) as jail:
             said = await answers(jail)
             return said, len(os.pread(jail.statistics, STATISTICS_BYTES, 0))
 
@@ -147,7 +149,7 @@ def inspect(work: Path, prober: Path, options: Options) -> Result:
     stage = Stage(work, prober, options)
 
     async def run() -> Result:
-        async with running(Launcher(stage.zygote), stage.plan, stage.facts()) as jail:
+        async with running(Launcher(stage.zygote), stage.plan, lines(stage.facts())) as jail:
             await answers(jail)
             return _seen_from_outside(jail.jail.pid) | {"plan_capabilities": stage.plan.capabilities}
 
@@ -188,7 +190,7 @@ def failure(work: Path, prober: Path, options: Options) -> Result:
     async def run() -> Result:
         before = _count()
         try:
-            async with running(Launcher(stage.zygote), plan, {}):
+            async with running(Launcher(stage.zygote), plan):
                 return {"launched": True}
         except LaunchError as error:
             return {
@@ -252,7 +254,7 @@ def leaks(work: Path, prober: Path, options: Options) -> Result:
         launcher = Launcher(stage.zygote)
         for _ in range(int(options["launches"])):
             start = time.perf_counter()
-            async with running(launcher, stage.plan, {}):
+            async with running(launcher, stage.plan):
                 durations.append(time.perf_counter() - start)
 
     def now() -> dict[str, int]:
@@ -270,17 +272,17 @@ def zygote_dies(work: Path, prober: Path, options: Options) -> Result:
     stage = Stage(work, prober, options)
 
     async def run() -> Result:
-        async with running(Launcher(stage.zygote), stage.plan, stage.facts()) as first:
+        async with running(Launcher(stage.zygote), stage.plan, lines(stage.facts())) as first:
             os.kill(stage.zygote.pid, signal.SIGKILL)
             said = await answers(first)
             try:
-                async with running(Launcher(stage.zygote), stage.plan, {}):
+                async with running(Launcher(stage.zygote), stage.plan):
                     refused = ""
             except LaunchError as error:
                 refused = str(error)
             stage.zygote.close()
             zygote = Zygote.start()
-            async with running(Launcher(zygote), stage.plan, stage.facts()) as second:
+            async with running(Launcher(zygote), stage.plan, lines(stage.facts())) as second:
                 served = "done" in (await answers(second))[-1]
             zygote.close()
             return {"first_done": "done" in said[-1], "refused": refused, "second_done": served}
@@ -298,7 +300,7 @@ def supervisor_dies(work: Path, prober: Path, options: Options) -> Result:
         plan = dataclasses.replace(stage.plan, end_with_supervisor=options["ends"] == "yes")
 
         async def run() -> None:
-            async with running(Launcher(stage.zygote), plan, {}) as jail:
+            async with running(Launcher(stage.zygote), plan) as jail:
                 os.write(writing, jail.jail.pid.to_bytes(4, "little"))
                 # The prober would leave when its control socket closes; a stopped one can only be killed.
                 os.kill(jail.jail.pid, signal.SIGSTOP)
@@ -324,8 +326,28 @@ def _state(pid: int) -> str | None:
         return None
 
 
+def serve(work: Path, prober: Path, options: Options) -> Result:
+    """A real worker answers every kind of request below a filter that kills for whatever is not in the table."""
+    stage = Stage(work, prober, options)
+    key = stage.plan.exec_key
+    plan = dataclasses.replace(
+        stage.plan, worker=os.fsencode(options["worker"]), seccomp=seccomp.program(key, fatal=True)
+    )
+
+    async def run() -> Result:
+        async with running(Launcher(stage.zygote), plan, serving.document(plan)) as jail:
+            answered = serving.every_request(jail.control)
+            os.set_blocking(jail.log, False)
+            with contextlib.suppress(BlockingIOError):
+                answered["log"] = os.read(jail.log, 65536).decode()
+            ended = os.waitid(os.P_PIDFD, jail.jail.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            return answered | {"ended": ended and ended.si_status, "tier": plan.tier.value}
+
+    return asyncio.run(run())
+
+
 SCENARIOS: dict[str, Callable[[Path, Path, Options], Result]] = {
-    scenario.__name__: scenario for scenario in (probe, inspect, failure, leaks, zygote_dies, supervisor_dies)
+    scenario.__name__: scenario for scenario in (probe, inspect, failure, leaks, zygote_dies, supervisor_dies, serve)
 }
 
 if __name__ == "__main__":

@@ -372,7 +372,7 @@ fn number_9(fd: i32) -> Result<i32> {
     if fd == BINARY {
         return Ok(fd);
     }
-    let copy = call(libc::SYS_fcntl, &[word(fd), word(libc::F_DUPFD), word(BINARY)]).map_err(|_| UNPREPARED)?;
+    let copy = call(libc::SYS_fcntl, &[word(fd), word(libc::F_DUPFD_CLOEXEC), word(BINARY)]).map_err(|_| UNPREPARED)?;
     if copy as i32 == BINARY {
         return Ok(BINARY);
     }

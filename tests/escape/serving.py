@@ -1,0 +1,116 @@
+"""Every kind of request a worker answers, one after the other, from a monitor and guest made of bytes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from typing import Any
+
+from virtiofs_sandbox.confine import LaunchPlan
+from virtiofs_sandbox.ipc import messages
+from virtiofs_sandbox.ipc.config import WorkerConfig, encode_config
+from virtiofs_sandbox.ipc.messages import Direction, Kind, Message
+
+from tests.guest import fuse
+from tests.guest.frontend import FrontEnd
+from tests.guest.fuse import ROOT, Opcode
+from tests.guest.vhost import Channel
+
+GENERATION = 1
+READ_WRITE = os.O_RDWR
+UPDATE_MODE, UPDATE_OWNER, UPDATE_SIZE, UPDATE_TIMES = 1 << 0, 1 << 1 | 1 << 2, 1 << 3, 1 << 4 | 1 << 5
+READ_SECONDS = 10.0
+
+
+def document(plan: LaunchPlan) -> bytes:
+    config = WorkerConfig(
+        version=1,
+        share=plan.share,
+        generation=GENERATION,
+        tag="tag",
+        readonly=False,
+        cache="auto",
+        writeback=False,
+        xattr=True,
+        ids=plan.ids,
+        queues=2,
+        log_level="debug",
+    )
+    return encode_config(config)
+
+
+def every_request(control: socket.socket) -> dict[str, Any]:
+    """Waits for READY, hands over a connection, and uses it. Returns the opcodes that were refused, with the errno."""
+    control.settimeout(READ_SECONDS)
+    ready = messages.decode(control.recv(messages.SIZE), 0, Direction.TO_SUPERVISOR)
+    assert ready.kind is Kind.READY
+    ours, theirs = socket.socketpair()
+    with theirs:
+        socket.send_fds(control, [messages.encode(Message(Kind.START, GENERATION))], [theirs.fileno()])
+    with FrontEnd(Channel(ours)) as guest:
+        guest.start(queues=3)
+        guest.init()
+        refused = _requests(guest)
+        guest.reset()
+        guest.init()
+        return {"refused": refused, "serves": guest.serves()}
+
+
+def _requests(guest: FrontEnd) -> dict[str, int]:
+    refused: dict[str, int] = {}
+
+    def ask(opcode: Opcode, body: bytes = b"", node: int = ROOT) -> bytes:
+        reply = guest.request(opcode, body, node)
+        if reply.error:
+            refused[opcode.name] = reply.error
+        return reply.body
+
+    created = ask(Opcode.CREATE, fuse.create(b"made", READ_WRITE))
+    node = fuse.Entry.parse(created).node
+    handle = fuse.parse_handle(created[-16:])
+    other = fuse.Entry.parse(ask(Opcode.LOOKUP, fuse.name(b"file"))).node
+    directory = fuse.Entry.parse(ask(Opcode.MKDIR, fuse.mkdir(b"directory-made"))).node
+    ask(Opcode.WRITE, fuse.write(handle, 0, b"x" * 4096), node)
+    ask(Opcode.READ, fuse.read(handle, 0, 4096), node)
+    ask(Opcode.FALLOCATE, struct.pack("<QQQII", handle, 0, 8192, 0, 0), node)
+    ask(Opcode.LSEEK, struct.pack("<QQII", handle, 0, os.SEEK_DATA, 0), node)
+    ask(Opcode.COPY_FILE_RANGE, struct.pack("<7Q", handle, 0, node, handle, 8192, 100, 0), node)
+    ask(Opcode.FLUSH, struct.pack("<QIIQ", handle, 0, 0, 0), node)
+    for flags in (0, 1):
+        ask(Opcode.FSYNC, struct.pack("<QII", handle, flags, 0), node)
+    for valid in (UPDATE_MODE, UPDATE_OWNER, UPDATE_SIZE, UPDATE_TIMES):
+        ask(Opcode.SETATTR, _setattr(valid), node)
+    ask(Opcode.GETATTR, fuse.getattr_of(), node)
+    ask(Opcode.GETATTR, fuse.getattr_of(handle), node)
+    ask(Opcode.ACCESS, struct.pack("<II", os.R_OK, 0), node)
+    ask(Opcode.STATFS)
+    ask(Opcode.SETXATTR, struct.pack("<II", 5, 0) + fuse.name(b"user.probe") + b"value", node)
+    ask(Opcode.GETXATTR, struct.pack("<II", 64, 0) + fuse.name(b"user.probe"), node)
+    ask(Opcode.LISTXATTR, struct.pack("<II", 64, 0), node)
+    ask(Opcode.REMOVEXATTR, fuse.name(b"user.probe"), node)
+    ask(Opcode.RELEASE, fuse.release(handle), node)
+    opened = fuse.parse_handle(ask(Opcode.OPEN, fuse.open_flags(READ_WRITE | os.O_TRUNC), node))
+    ask(Opcode.RELEASE, fuse.release(opened), node)
+    listed = fuse.parse_handle(ask(Opcode.OPENDIR, fuse.open_flags(os.O_RDONLY)))
+    ask(Opcode.READDIR, fuse.read(listed, 0, 4096))
+    ask(Opcode.READDIRPLUS, fuse.read(listed, 0, 4096))
+    ask(Opcode.FSYNCDIR, struct.pack("<QII", listed, 0, 0))
+    ask(Opcode.RELEASEDIR, fuse.release(listed))
+    ask(Opcode.SYMLINK, fuse.name(b"link-made") + fuse.name(b"anywhere"))
+    ask(Opcode.READLINK, b"", fuse.Entry.parse(ask(Opcode.LOOKUP, fuse.name(b"link-made"))).node)
+    for kind, name in ((0o100644, b"regular"), (0o010644, b"fifo"), (0o140644, b"socket")):
+        ask(Opcode.MKNOD, struct.pack("<IIII", kind, 0, 0, 0) + fuse.name(name))
+    ask(Opcode.LINK, struct.pack("<Q", other) + fuse.name(b"second-name"), directory)
+    ask(Opcode.RENAME, fuse.rename(b"made", directory, b"moved"))
+    ask(Opcode.UNLINK, fuse.name(b"moved"), directory)
+    ask(Opcode.UNLINK, fuse.name(b"second-name"), directory)
+    ask(Opcode.RMDIR, fuse.name(b"directory-made"))
+    ask(Opcode.SYNCFS, struct.pack("<Q", 0))
+    return refused
+
+
+def _setattr(valid: int) -> bytes:
+    """struct fuse_setattr_in: mode 0600, owner 0 or that of a single-id map's root, 100 bytes, both times 1."""
+    owner = os.geteuid()
+    return struct.pack("<IIQQQQQQIIIIIIII", valid, 0, 0, 100, 0, 1, 1, 0, 0, 0, 0, 0o600, 0, owner, owner, 0)
