@@ -142,9 +142,10 @@ fn a_reply_without_room_is_refused_before_anything_happens() {
 fn every_complete_request_is_answered_whatever_its_node_and_handle() {
     let numbers = [0, 1, 2, 3, 99, 1 << 32, 1 | 1 << 32, u64::MAX, u64::MAX >> 1];
     for &opcode in Opcode::ALL {
+        let (world, mut guest) = World::new();
         for node in numbers {
             for fh in numbers {
-                let (world, mut guest) = World::new();
+                guest.init(ALL_FLAGS).expect("INIT");
                 world.write("file", "x");
                 let (whole, room) = well_formed(opcode, node, fh);
                 let request = guest.request(opcode as u32, node, &whole.0);
