@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -49,6 +50,9 @@ class Zygote:
             finally:
                 os._exit(1)
         theirs.close()
+        # A group of its own, which keepers leave only when a launch is known to have worked: so close() can find what
+        # a launch left behind that was cut off in the middle.
+        os.setpgid(pid, pid)
         ours.setblocking(False)
         return cls(pid, ours)
 
@@ -57,9 +61,11 @@ class Zygote:
         return self.socket.fileno()
 
     def close(self) -> None:
-        """Ends the zygote and reaps it. Jails go on."""
+        """Ends the zygote, and with it launches that got no answer yet, and reaps them. Jails go on."""
         if self.socket.fileno() < 0:
             return
         self.socket.close()
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+        os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.waitid(os.P_PGID, self.pid, os.WEXITED)

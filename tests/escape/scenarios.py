@@ -38,6 +38,7 @@ assert forking and pyseccomp
 UNPRIVILEGED = 65534
 ALLOW_EVERYTHING = bytes.fromhex("060000000000ff7f")
 ALL_CAPABILITIES = (1 << 41) - 1
+LAUNCH_SECONDS = 0.015
 Options = dict[str, str]
 Result = dict[str, Any]
 
@@ -290,6 +291,37 @@ def zygote_dies(work: Path, prober: Path, options: Options) -> Result:
     return asyncio.run(run())
 
 
+def cut_off(work: Path, prober: Path, options: Options) -> Result:
+    """Cancels launches, or kills the zygote, at every moment of a launch; what is left of them."""
+    stage = Stage(work, prober, options)
+    killing = options["by"] == "zygote"
+    before = _count()
+    outcomes: list[str] = []
+
+    async def launch(launcher: Launcher) -> None:
+        async with running(launcher, stage.plan):
+            pass
+
+    async def run() -> None:
+        zygote = stage.zygote
+        for step in range(int(options["launches"])):
+            task = asyncio.ensure_future(launch(Launcher(zygote)))
+            await asyncio.sleep(step / int(options["launches"]) * LAUNCH_SECONDS)
+            if killing:
+                os.kill(zygote.pid, signal.SIGKILL)
+            else:
+                task.cancel()
+            done = (await asyncio.gather(task, return_exceptions=True))[0]
+            outcomes.append(type(done).__name__)
+            if killing:
+                zygote.close()
+                zygote = Zygote.start()
+        stage.zygote = zygote
+
+    asyncio.run(run())
+    return {"left": _difference(before, _count()), "outcomes": sorted(set(outcomes))}
+
+
 def supervisor_dies(work: Path, prober: Path, options: Options) -> Result:
     """Launches from a child that then dies by SIGKILL; does the jail outlive it?"""
     prctl.set_child_subreaper(1)
@@ -347,7 +379,8 @@ def serve(work: Path, prober: Path, options: Options) -> Result:
 
 
 SCENARIOS: dict[str, Callable[[Path, Path, Options], Result]] = {
-    scenario.__name__: scenario for scenario in (probe, inspect, failure, leaks, zygote_dies, supervisor_dies, serve)
+    scenario.__name__: scenario
+    for scenario in (probe, inspect, failure, leaks, zygote_dies, cut_off, supervisor_dies, serve)
 }
 
 if __name__ == "__main__":

@@ -39,6 +39,13 @@ def test_two_hundred_launches_leave_no_process_descriptor_or_mount(scenario: Sce
     assert result["left"] == {}
 
 
+@pytest.mark.parametrize(("by", "outcomes"), [("cancelling", {"CancelledError"}), ("zygote", {"LaunchError"})])
+def test_a_launch_cut_off_at_any_moment_leaves_nothing(scenario: Scenario, by: str, outcomes: set[str]) -> None:
+    result = scenario("cut_off", by=by, launches="30")
+    assert result["left"] == {}
+    assert outcomes <= set(result["outcomes"]) <= outcomes | {"NoneType"}
+
+
 def test_the_zygote_s_death_touches_no_running_jail_and_a_new_one_serves(scenario: Scenario) -> None:
     result = scenario("zygote_dies")
     assert result["first_done"]
