@@ -49,7 +49,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="what is logged to standard error (default: info)",
     )
     parser.add_argument(
-        "--worker", metavar="PATH", type=Path, help=f"another worker binary than the {WORKER} installed beside this"
+        "--worker", metavar="PATH", type=Path, help=f"another binary than the {WORKER} beside this command (for tests)"
     )
     parser.set_defaults(execute=lambda options: execute(parser, options))
 

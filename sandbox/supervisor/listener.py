@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -11,6 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from virtiofs_sandbox.ipc.descriptors import OwnedFd
 from virtiofs_sandbox.supervisor.addresses import FileIdentity, Occupant, SocketPlace
 
 # Linux cuts it to net.core.somaxconn. A connect that finds the backlog full fails at once when it does not block.
@@ -69,7 +71,7 @@ class Listener:
             listening.close()
             place.close()
             raise
-        fcntl.flock(place.directory.fileno(), fcntl.LOCK_UN)
+        _unlock(place)
         return cls(listening, str(wanted.path), place, made)
 
     @classmethod
@@ -125,8 +127,16 @@ def _lock(place: SocketPlace) -> None:
                     f"socket {place.path}: another process holds a lock (flock) on its directory; end it and try again"
                 ) from None
             time.sleep(0.02)
+        except OSError:
+            # A file system without locks: two supervisors started at once on one path are then not told apart.
+            return
         else:
             return
+
+
+def _unlock(place: SocketPlace) -> None:
+    with contextlib.suppress(OSError):
+        fcntl.flock(place.directory.fileno(), fcntl.LOCK_UN)
 
 
 def _clear(place: SocketPlace) -> None:
@@ -154,11 +164,13 @@ def _bind(listening: socket.socket, place: SocketPlace, wanted: SocketFile) -> F
         listening.bind(address)
     finally:
         os.umask(old)
-    try:
-        return _publish(listening, place, name, wanted)
-    except OSError:
+    return _publish(listening, place, name, wanted)
+
+
+def _remove(place: SocketPlace, name: str) -> None:
+    """Takes back what was bound, unless somebody else did already."""
+    with contextlib.suppress(FileNotFoundError):
         os.unlink(name, dir_fd=place.directory.fileno())
-        raise
 
 
 def _publish(listening: socket.socket, place: SocketPlace, name: str, wanted: SocketFile) -> FileIdentity:
@@ -166,16 +178,30 @@ def _publish(listening: socket.socket, place: SocketPlace, name: str, wanted: So
         state = os.fstat(bound.fileno())
         if not stat.S_ISSOCK(state.st_mode) or state.st_uid != os.geteuid():
             raise ListenError(f"socket {place.path}: somebody replaced it while it was made; use another directory")
-        if wanted.group is not None:
-            os.chown(f"/proc/self/fd/{bound.fileno()}", -1, wanted.group)
-        # A default ACL of the directory overrides the umask.
-        os.chmod(f"/proc/self/fd/{bound.fileno()}", wanted.mode)
-    listening.listen(BACKLOG)
-    if name != place.path.name:
-        directory = place.directory.fileno()
-        os.link(name, place.path.name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
-        os.unlink(name, dir_fd=directory)
+        try:
+            if wanted.group is not None:
+                _give_to_group(bound, place, wanted.group)
+            # A default ACL of the directory overrides the umask.
+            os.chmod(f"/proc/self/fd/{bound.fileno()}", wanted.mode)
+            listening.listen(BACKLOG)
+            if name != place.path.name:
+                directory = place.directory.fileno()
+                os.link(name, place.path.name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+                os.unlink(name, dir_fd=directory)
+        except (OSError, ListenError):
+            _remove(place, name)
+            raise
     return FileIdentity.of(state)
+
+
+def _give_to_group(bound: OwnedFd, place: SocketPlace, group: int) -> None:
+    try:
+        os.chown(f"/proc/self/fd/{bound.fileno()}", -1, group)
+    except PermissionError as error:
+        raise ListenError(
+            f"socket {place.path}: may not give it to group {group}: {error.strerror}; "
+            "name a group that you are a member of, or run as root"
+        ) from error
 
 
 def _unfit(inherited: socket.socket) -> str | None:

@@ -106,7 +106,9 @@ class Service:
                     if self.slots:
                         await self._changed()
         except TimeoutError:
-            self._sink(StillThere(self._share, tuple(slot.pid for slot in self.slots if slot.pid is not None)))
+            pids = tuple(slot.pid for slot in self.slots if slot.pid is not None)
+            if pids:
+                self._sink(StillThere(self._share, pids))
             return False
         finally:
             self._cancel_timers()

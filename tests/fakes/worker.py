@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from virtiofs_sandbox.ipc.config import decode_config
-from virtiofs_sandbox.ipc.messages import Direction, Kind, Message, encode
+from virtiofs_sandbox.ipc.messages import Direction, Kind, Message
 from virtiofs_sandbox.ipc.stats import MAGIC
 from virtiofs_sandbox.ipc.transport import ChannelClosedError, ControlChannel
 
@@ -26,9 +26,11 @@ CONTROL, CONFIG, PAGE = 3, 4, 5
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What a worker does before a client can tell it anything. *before_ready* is a line as a client may send."""
+    """What a worker does before a client can tell it anything. *before_ready* is a line as a client may send;
+    *deserts*: it closes its control socket once it is ready, and stays."""
 
     before_ready: str = ""
+    deserts: bool = False
     ready: bool = True
     fail_launch: bool = False
 
@@ -66,16 +68,16 @@ class Session:
                 self.send(Kind.LEAVING, int(code))
             case ["raw", hexadecimal]:
                 self.raw(bytes.fromhex(hexadecimal))
-            case ["wrong-generation"]:
-                self.raw(encode(Message(Kind.CLIENT, self.config.generation + 1, 1)))
             case ["flood"]:
                 while True:
                     with contextlib.suppress(BlockingIOError):
                         self.send(Kind.CLIENT, 1)
                     with contextlib.suppress(BlockingIOError):
                         os.write(2, b"<6>flood\n")
-            case ["sleep"]:
-                time.sleep(1000)
+            case ["chatter"]:
+                while True:
+                    self.send(Kind.CLIENT, 1)
+                    time.sleep(0.05)
 
     def greet(self) -> None:
         if self.client is not None:
@@ -138,4 +140,7 @@ def play(behaviour: Behaviour) -> NoReturn:
     if not behaviour.ready:
         time.sleep(1000)
     session.send(Kind.READY, a=1)
+    if behaviour.deserts:
+        session.channel.close()
+        time.sleep(1000)
     os._exit(session.serve())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from virtiofs_sandbox.ipc.messages import Kind, Message, encode
+from virtiofs_sandbox.launcher import HandOver
 from virtiofs_sandbox.supervisor.events import (
     BackingOff,
     ClientProgress,
@@ -25,6 +26,7 @@ from virtiofs_sandbox.supervisor.events import (
 )
 from virtiofs_sandbox.supervisor.service import StartError
 
+from tests.fakes.launching import PLAN
 from tests.fakes.worker import Behaviour
 from tests.integration.served import QUICK, served
 
@@ -62,7 +64,7 @@ def test_a_death_is_told_in_words_and_the_next_client_is_served(tmp_path: Path, 
         ("raw 00", "broken control message: 1 bytes"),
         ("raw " + encode(Message(Kind.READY, 1, a=1)).hex(), "out of order: message READY while serving"),
         ("raw " + encode(Message(Kind.STOP, 1)).hex(), "broken control message: STOP goes to worker"),
-        ("wrong-generation", "speaks for launch 2"),
+        ("raw " + encode(Message(Kind.CLIENT, 2, 1)).hex(), "speaks for launch 2"),
         ("client 77", "unknown code 77"),
         ("leaving 200", "unknown exit code 200"),
     ],
@@ -120,7 +122,7 @@ def test_saying_the_same_again_does_not_push_a_deadline_away(tmp_path: Path) -> 
         async with served(tmp_path) as share:
             first = await share.connect()
             await first.greeting()
-            first.say("leaving 0\nflood")
+            first.say("leaving 0\nchatter")
             began = time.monotonic()
             await share.seen(WorkerKilled)
             assert time.monotonic() - began < 2 * QUICK.leave + 0.5
@@ -207,16 +209,42 @@ def test_a_warm_worker_that_dies_is_replaced_before_a_client_comes(tmp_path: Pat
     asyncio.run(scene())
 
 
-def test_a_client_that_comes_the_moment_the_warm_worker_dies_is_served_by_the_next(tmp_path: Path) -> None:
+def test_a_client_that_finds_the_warm_worker_gone_is_served_by_the_next_before_those_behind_it(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with served(tmp_path, lambda number: Behaviour(deserts=number == 1)) as share:
+            first, second = await share.connect(), await share.connect()
+            assert await first.greeting() == 2
+            first.leave()
+            assert await second.greeting() == 3
+
+    asyncio.run(scene())
+
+
+def test_all_that_a_worker_said_before_its_end_is_heard(tmp_path: Path) -> None:
     async def scene() -> None:
         async with served(tmp_path) as share:
-            os.kill(share.pids[0], signal.SIGSTOP)
-            os.kill(share.pids[0], signal.SIGKILL)
-            monitor = await share.connect()
-            assert await monitor.greeting() in (0, 2)
-            again = await share.connect()
-            monitor.leave()
-            assert await again.greeting() in (2, 3)
+            first = await share.connect()
+            await first.greeting()
+            first.say("client 2\n" * 50 + "exit 17")
+            await share.seen(WorkerEnded)
+            assert len(share.of(ClientProgress)) == 50
+
+    asyncio.run(scene())
+
+
+def test_a_launch_that_finds_the_zygote_dead_has_it_replaced_first(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with served(tmp_path) as share:
+            zygote = share.zygotes.pid
+            assert zygote is not None
+            os.kill(zygote, signal.SIGKILL)
+            os.waitid(os.P_PID, zygote, os.WEXITED | os.WNOWAIT)
+            with open(os.devnull, "rb") as null:
+                jail = await share.zygotes.launch(PLAN, HandOver(*[null.fileno()] * 5))
+            os.kill(jail.pid, signal.SIGKILL)
+            os.waitid(os.P_PIDFD, jail.pidfd, os.WEXITED)
+            os.close(jail.pidfd)
+            assert share.zygotes.pid not in (None, zygote)
 
     asyncio.run(scene())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -200,6 +201,27 @@ def test_a_refusal_leaks_no_descriptor(place: Path) -> None:
     with pytest.raises(ListenError):
         Listener.bind(SocketFile(place))
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_group_that_may_not_be_given_is_refused_and_nothing_left(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def may_not(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", may_not)
+    with pytest.raises(ListenError, match="may not give it to group 7: Operation not permitted; name a group"):
+        Listener.bind(SocketFile(place, group=7))
+    assert not place.exists()
+
+
+def test_a_file_system_without_locks_will_do(bind: Bind, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    bind(SocketFile(place))
+    connect(place).close()
 
 
 def test_an_inherited_listener_is_taken_over_and_its_file_stays(place: Path) -> None:
