@@ -6,6 +6,7 @@ one line per step says what was done and what that shows. Exit status 1 and the 
 
 from __future__ import annotations
 
+import collections
 import sys
 import tempfile
 import time
@@ -126,7 +127,8 @@ def show_jail(service: Service, steps: Steps) -> None:
     )
     steps.detail("Landlock", ["on, but the kernel shows it nowhere: make test asks it by trying (tests/escape)"])
     steps.detail("root", [" ".join(inside.root) or "an empty directory"])
-    steps.detail("descriptors", [f"{number}={kind}" for number, kind in inside.descriptors.items()])
+    counted = collections.Counter(inside.descriptors.values())
+    steps.detail("descriptors", [f"{kind} ({count})" for kind, count in sorted(counted.items())])
     expect(inside.seccomp == "filter" and inside.no_new_privs, "the worker runs without its filter")
 
 

@@ -142,18 +142,27 @@ class FrontEnd:
     def init(self, flags: int = 0, minor: int = fuse.MINOR) -> fuse.InitReply:
         return fuse.InitReply.parse(self.call(Opcode.INIT, fuse.init(minor, flags), node=0))
 
-    def call(self, opcode: int, body: bytes = b"", node: int = fuse.ROOT, room: int = 8192, uid: int = 0) -> bytes:
+    def call(self, opcode: int, body: bytes = b"", node: int = fuse.ROOT, *, room: int = 8192, uid: int = 0) -> bytes:
         """Send a well-formed request and return the reply's body. Raises FuseError, RingError, TimeoutError."""
-        reply = self.request(opcode, body, node, room, uid)
+        reply = self.request(opcode, body, node, room=room, uid=uid)
         if reply.error:
             raise FuseError(reply.error, f"{Opcode(opcode).name}: {os.strerror(reply.error)}")
         return reply.body
 
-    def request(self, opcode: int, body: bytes = b"", node: int = fuse.ROOT, room: int = 8192, uid: int = 0) -> Reply:
+    def request(
+        self,
+        opcode: int,
+        body: bytes = b"",
+        node: int = fuse.ROOT,
+        *,
+        room: int = 8192,
+        uid: int = 0,
+        queue: int = FIRST_REQUEST_QUEUE,
+    ) -> Reply:
         """Send a well-formed request, room for *room* bytes of answer, and return the reply whatever it is."""
         length = fuse.IN_HEADER.size + len(body)
         head = fuse.header(opcode, next(self._unique), node, length, uid=uid, gid=uid)
-        return self.send_raw(head + body, fuse.OUT_HEADER.size + room)
+        return self.send_raw(head + body, fuse.OUT_HEADER.size + room, queue)
 
     def send_raw(
         self, request: bytes, room: int, queue: int = FIRST_REQUEST_QUEUE, pieces: Sequence[int] = ()

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from virtiofs_sandbox.confine.capabilities import Capability
 
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+PROC_ROOT_INODE = 1
 SECCOMP_MODES = {0: "off", 1: "strict", 2: "filter"}
 
 
 @dataclass(frozen=True)
 class KernelView:
-    """`descriptors` maps numbers to what they are: a path, or a kind such as "socket" or "anon_inode:[eventpoll]"."""
+    """`descriptors` maps numbers to what they are: a path, or a kind such as "socket" or "eventfd"."""
 
     pid: int
     namespaces: dict[str, str]
@@ -58,7 +61,18 @@ def decode_capabilities(bits: int) -> frozenset[str]:
 def _descriptors(folder: Path) -> dict[int, str]:
     found = {}
     for path in folder.iterdir():
-        target = os.readlink(path)
-        # The numbers of sockets and pipes tell nothing.
-        found[int(path.name)] = re.sub(r"^(socket|pipe):\[\d+\]$", r"\1", target)
+        with contextlib.suppress(FileNotFoundError):
+            found[int(path.name)] = _kind(path)
     return dict(sorted(found.items()))
+
+
+def _kind(path: Path) -> str:
+    """What a descriptor is. What lies in a detached mount has a path that leads nowhere here, so its type must do."""
+    target = os.readlink(path)
+    if match := re.match(r"(socket|pipe):\[\d+\]$|anon_inode:\[(\w+)\]$|/(memfd:[^ ]*)", target):
+        return next(group for group in match.groups() if group)
+    status = path.stat()
+    if stat.S_ISCHR(status.st_mode):
+        return f"device {os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    kind = "directory" if stat.S_ISDIR(status.st_mode) else "file"
+    return f"{kind} of {'procfs' if status.st_ino == PROC_ROOT_INODE else 'the share'}"

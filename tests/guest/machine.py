@@ -18,6 +18,8 @@ from tests.guest.agent import Agent, GuestError, Outcome
 from tests.guest.images import Image
 
 CONSOLE_TAIL = 3000
+# A test run that is killed leaves no guest behind.
+ENDS_WITH_TEST = ("setpriv", "--pdeathsig", "KILL")
 MEMORY_MIB = 256
 
 
@@ -62,7 +64,7 @@ class Machine:
         passed = [theirs, *self.inherited()]
         with self.console_path.open("wb") as console:
             self._process = subprocess.Popen(
-                self.command(initrd, theirs.fileno()),
+                [*ENDS_WITH_TEST, *self.command(initrd, theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,

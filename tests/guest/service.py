@@ -18,6 +18,8 @@ from tests.guest.images import ROOT
 
 PROGRAM = Path(sys.executable).parent / "virtiofs-sandbox"
 GUARD = ROOT / "tests" / "guard.py"
+# A test run that is killed leaves nothing running behind.
+ENDS_WITH_TEST = ("setpriv", "--pdeathsig", "TERM")
 TAG = "share"
 LOG_TAIL = 4000
 
@@ -59,8 +61,18 @@ class Service:
     def start(self, seconds: float = 20) -> Self:
         """Start and wait for the line that says connections are accepted. Raises ServiceError."""
         self.share.mkdir(parents=True, exist_ok=True)
-        guard = [sys.executable, str(GUARD), "--work", str(self.work), "--"] if self.guarded else []
-        run = [str(PROGRAM), "run", str(self.share), "--socket", str(self.socket), "--tag", TAG, *self.options]
+        guard = [*ENDS_WITH_TEST, sys.executable, str(GUARD), "--work", str(self.work), "--"] if self.guarded else []
+        run = [
+            *ENDS_WITH_TEST,
+            str(PROGRAM),
+            "run",
+            str(self.share),
+            "--socket",
+            str(self.socket),
+            "--tag",
+            TAG,
+            *self.options,
+        ]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 guard + run, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
