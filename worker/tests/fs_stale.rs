@@ -82,7 +82,7 @@ fn a_fifo_in_place_of_a_file_blocks_nobody() {
     }
     let fifo = guest.lookup(ROOT, "file").expect("LOOKUP").node;
     assert_eq!(guest.open(fifo, libc::O_RDONLY), Err(libc::ENXIO));
-    assert_eq!(guest.create(ROOT, "file", libc::O_WRONLY, 0o600), Err(libc::ENXIO));
+    assert_eq!(guest.create(ROOT, "file", libc::O_WRONLY, 0o600), Err(libc::ESTALE));
     assert!(begun.elapsed() < Duration::from_secs(2));
 }
 
@@ -106,7 +106,7 @@ fn a_link_in_place_of_a_file_or_directory_leads_nowhere() {
     assert_eq!(guest.mkdir(link.node, "x", 0o700), Err(libc::ENOTDIR));
     assert_eq!(guest.unlink(link.node, "secret"), Err(libc::ENOTDIR));
     assert_eq!(guest.link(link.node, dir, "copy").map(|entry| entry.attr.mode & libc::S_IFMT), Ok(libc::S_IFLNK));
-    assert_eq!(guest.create(dir, "sub", libc::O_RDWR | libc::O_TRUNC, 0o600), Err(libc::ENXIO));
+    assert_eq!(guest.create(dir, "sub", libc::O_RDWR | libc::O_TRUNC, 0o600), Err(libc::ESTALE));
     assert_eq!(fs::read_to_string(outside.path.join("secret")).expect("read"), "decoy");
     assert_eq!(fs::read_dir(&outside.path).expect("list").count(), 1);
 }
@@ -226,6 +226,27 @@ fn a_submount_is_announced_and_is_a_node_of_its_own() {
     assert_eq!(guest.rmdir(ROOT, "mounted"), Err(libc::EBUSY));
     drop(second);
     fs_guest::detach(&world.path("mounted"));
+}
+
+#[test]
+fn without_birth_times_and_handles_a_descriptor_keeps_every_node_what_it_is() {
+    let mounted = Scratch::new();
+    fs_guest::mount_ramfs(&mounted.path);
+    {
+        let (world, mut guest) = World::over(&mounted, &config());
+        guest.init(ALL_FLAGS).expect("INIT");
+        let node = known(&world, &mut guest, "file", "old");
+        assert_eq!(world.holdings(), (1, 0, 1));
+        World::age();
+        assert_eq!(guest.lookup(ROOT, "file").expect("LOOKUP").node, node);
+        fs::remove_file(world.path("file")).expect("remove");
+        world.write("file", "newer");
+        assert_eq!(guest.getattr(node).map(|attr| (attr.size, attr.nlink)), Ok((3, 0)), "the old file, though gone");
+        assert_ne!(guest.lookup(ROOT, "file").expect("LOOKUP").node, node);
+        guest.forget(node, 2);
+        assert_eq!(world.holdings(), (1, 0, 1));
+    }
+    fs_guest::detach(&mounted.path);
 }
 
 #[test]

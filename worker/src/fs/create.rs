@@ -63,7 +63,8 @@ impl Server {
         Ok((found, slot.fill(fd)))
     }
 
-    /// Somebody else made the file after the guest found it missing.
+    /// Somebody else made the file after the guest found it missing. Anything but a file is the guest's to deal with
+    /// (follow the link, open the FIFO): ESTALE makes it walk the path again.
     fn open_existing(
         &self,
         directory: Directory<'_>,
@@ -71,6 +72,10 @@ impl Server {
         flags: i32,
     ) -> Result<(Found, Arc<Descriptor>), Failure> {
         let found = self.enter(directory, &wanted.name)?;
+        if found.attr.mode & libc::S_IFMT != libc::S_IFREG {
+            self.take_back(found.id);
+            return refuse(libc::ESTALE);
+        }
         let opened = self.open_file(found.id, flags, wanted.flags).inspect_err(|_| self.take_back(found.id))?;
         Ok((found, opened))
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use super::descriptors::Descriptor;
 use super::directory::Stream;
 use super::failure::Errno;
+use super::inodes::LAST_SEQUENCE;
 use crate::journal::{Arena, HandleRecord, Table};
 use crate::stats::{Counter, Stats};
 
@@ -85,7 +86,7 @@ impl Handles {
             *place = None;
         }
         self.table.free(&self.arena, fh);
-        if fh >> 32 != u64::from(u32::MAX) {
+        if fh >> 32 != LAST_SEQUENCE {
             self.free.push(fh as u32);
         }
         self.count(self.live.saturating_sub(1));
@@ -98,7 +99,9 @@ impl Handles {
         for file in &files {
             self.table.free(&self.arena, file.fh);
         }
-        self.free = (1..self.open.len() as u32).rev().collect();
+        let (table, arena) = (self.table, &self.arena);
+        let is_usable = |&index: &u32| table.last_id(arena, index) >> 32 != LAST_SEQUENCE;
+        self.free = (1..self.open.len() as u32).rev().filter(is_usable).collect();
         self.count(0);
         files
     }

@@ -18,6 +18,9 @@ const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
 const STATX_MASK: u32 = libc::STATX_BASIC_STATS | libc::STATX_BTIME | libc::STATX_MNT_ID | STATX_MNT_ID_UNIQUE;
 /// Flag of `name_to_handle_at` (Linux 6.5): bytes that only identify, which more file systems can give.
 const AT_HANDLE_FID: i32 = 0x200;
+/// Type of the bytes made up for file systems without handles of their own: the inode number again, and a generation
+/// that such file systems do not count.
+const FILEID_INO64_GEN: i32 = 0x81;
 const MAX_HANDLE_BYTES: usize = 128;
 const RESOLVE: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS | libc::RESOLVE_NO_SYMLINKS;
 
@@ -133,7 +136,10 @@ pub fn file_handle(dir: BorrowedFd<'_>, name: &CStr) -> Result<FileHandle> {
         Ok(raw)
     };
     let raw = match ask(0) {
-        Err(Errno(libc::EOPNOTSUPP)) => ask(AT_HANDLE_FID),
+        Err(Errno(libc::EOPNOTSUPP)) => match ask(AT_HANDLE_FID) {
+            Ok(raw) if raw.kind == FILEID_INO64_GEN => Err(Errno(libc::EOPNOTSUPP)),
+            other => other,
+        },
         other => other,
     };
     let raw = match raw {

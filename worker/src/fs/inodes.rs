@@ -19,6 +19,9 @@ use crate::fuse::abi::ROOT_ID;
 use crate::journal::{flags, Arena, Identity, NameHeap, NodeRecord, Place, Table};
 use crate::stats::{Counter, Stats};
 
+/// An index that has come this far is not used again.
+pub const LAST_SEQUENCE: u64 = u32::MAX as u64;
+
 /// How a node will be known again, beyond its identity.
 pub enum Witness {
     /// Its birth time alone tells it from every other.
@@ -83,7 +86,9 @@ impl Inodes {
             if let Some((id, _)) = self.table.read(&self.arena, index) {
                 self.table.free(&self.arena, id);
             }
-            self.free.push(index);
+            if self.table.last_id(&self.arena, index) >> 32 != LAST_SEQUENCE {
+                self.free.push(index);
+            }
         }
         self.table.set_high_water(&self.arena, self.table.high_water(&self.arena).max(2));
         self.names.clear(&self.arena);
@@ -158,7 +163,7 @@ impl Inodes {
     }
 
     /// Counts one more lookup of a known node, found as *name* in *directory* just now: the newest name wins.
-    pub fn refer(&mut self, mut node: NodeRecord, directory: Directory<'_>, name: &[u8]) -> Result<u64, Errno> {
+    pub fn refer(&mut self, mut node: NodeRecord, directory: Directory<'_>, name: &[u8]) -> Result<NodeRecord, Errno> {
         // Counted first, so that nothing that happens to its relatives can take the node away.
         node.lookups = node.lookups.saturating_add(1);
         self.write(&node);
@@ -166,7 +171,7 @@ impl Inodes {
             self.forget(node.id, 1);
             return Err(errno);
         }
-        Ok(node.id)
+        Ok(node)
     }
 
     /// Adds a node with one lookup. ENOMEM when the arena is full.
@@ -176,7 +181,7 @@ impl Inodes {
         name: &[u8],
         stat: &Stat,
         witness: Witness,
-    ) -> Result<u64, Errno> {
+    ) -> Result<NodeRecord, Errno> {
         let mut parent = self.get(directory.id)?;
         let (handle, pin) = match witness {
             Witness::Birth => (Vec::new(), None),
@@ -192,7 +197,7 @@ impl Inodes {
         set |= if handle.is_empty() { 0 } else { flags::HAS_HANDLE };
         set |= if pin.is_some() { flags::UNPROVEN } else { 0 };
         set |= if stat.identity.mount == parent.identity.mount { 0 } else { flags::SUBMOUNT };
-        self.write(&NodeRecord {
+        let node = NodeRecord {
             id,
             identity: stat.identity,
             kind: stat.kind(),
@@ -202,7 +207,8 @@ impl Inodes {
             lookups: 1,
             children: 0,
             descriptor: -1,
-        });
+        };
+        self.write(&node);
         parent.children += 1;
         self.write(&parent);
         self.by_identity.insert(stat.identity, id as u32);
@@ -211,7 +217,7 @@ impl Inodes {
         if let Some(descriptor) = pin {
             self.keep_path(id, &descriptor);
         }
-        Ok(id)
+        Ok(node)
     }
 
     /// The identity has outlived every successor that could share it: the handle or the pin is no longer needed.
@@ -415,8 +421,7 @@ impl Inodes {
         if let Some(path) = self.held.remove(&node.id).and_then(|held| held.path) {
             self.closing.push(path);
         }
-        // The last sequence is never left, so that no id comes back.
-        if node.id >> 32 != u64::from(u32::MAX) {
+        if node.id >> 32 != LAST_SEQUENCE {
             self.free.push(index);
         }
         self.live = self.live.saturating_sub(1);

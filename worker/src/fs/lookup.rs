@@ -68,16 +68,21 @@ impl Server {
             None if proven => inodes.insert(directory, bytes, stat, Witness::Birth).map(Some),
             _ => Ok(None),
         })?;
-        let id = match quick {
-            Some(id) => id,
+        let node = match quick {
+            Some(node) => node,
             None => self.enter_unproven(directory, name, stat, proven)?,
         };
-        let attr = self.inodes(|inodes| inodes.get(id)).map(|node| self.guest_attr(stat, &node))?;
-        Ok(Found { id, attr })
+        Ok(Found { id: node.id, attr: self.guest_attr(stat, &node) })
     }
 
     /// Number and birth time may belong to a successor of the file that is known by them: its handle decides.
-    fn enter_unproven(&self, directory: Directory<'_>, name: &CStr, stat: &Stat, proven: bool) -> Result<u64, Failure> {
+    fn enter_unproven(
+        &self,
+        directory: Directory<'_>,
+        name: &CStr,
+        stat: &Stat,
+        proven: bool,
+    ) -> Result<NodeRecord, Failure> {
         let witness = self.witness(directory, name, stat)?;
         let bytes = name.to_bytes();
         self.inodes(|inodes| {
@@ -152,7 +157,7 @@ impl Server {
 
     /// Attributes of a node as the guest shall see them.
     pub(super) fn attributes(&self, id: u64) -> Result<Attr, Failure> {
-        let (node, stat) = (self.inodes(|inodes| inodes.get(id))?, self.stat(id)?);
+        let (node, stat) = self.stat(id)?;
         Ok(self.guest_attr(&stat, &node))
     }
 

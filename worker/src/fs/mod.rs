@@ -12,7 +12,7 @@
 //! | `credentials` | whom a new file belongs to |
 //! | `lookup`, `open`, `data`, `directory`, … | the requests |
 //!
-//! Locks, in the order they may be taken: `renames`, a directory stream, `handles`, `inodes`. Only `renames` (shared
+//! Locks, in the order they may be taken: a directory stream, `renames`, `handles`, `inodes`. Only `renames` (shared
 //! by lookups) and the stream of one handle are held during system calls; no lock is held while data moves.
 
 #![deny(clippy::unwrap_used, clippy::indexing_slicing)]
@@ -102,6 +102,7 @@ pub struct ThreadState {
 struct Work {
     out: Encoder,
     iovecs: data::Iovecs,
+    values: xattr::Values,
     credentials: Credentials,
 }
 
@@ -176,6 +177,7 @@ impl Server {
             work: Work {
                 out: Encoder::default(),
                 iovecs: data::Iovecs::default(),
+                values: xattr::Values::default(),
                 credentials: Credentials::of_this_thread(self.ids),
             },
         }

@@ -22,14 +22,19 @@ impl Server {
         Ok(Answer::Encoded)
     }
 
-    /// Opens a file with host *flags*, and truncates it if the guest's own flags say so and it is writable.
+    /// Opens a file with host *flags*, and truncates it if the guest's own flags say so. Linux does that for reading
+    /// as well, and the guest has checked that its caller may write.
     pub(super) fn open_file(&self, id: u64, flags: i32, wanted: i32) -> Result<Arc<Descriptor>, Failure> {
         if self.inodes(|inodes| inodes.get(id))?.kind == libc::S_IFDIR {
             return refuse(libc::EISDIR);
         }
         let descriptor = self.open_node(id, flags)?;
-        if wanted & libc::O_TRUNC != 0 && flags & libc::O_ACCMODE != libc::O_RDONLY {
-            host::truncate(descriptor.as_fd(), 0)?;
+        if wanted & libc::O_TRUNC != 0 {
+            if flags & libc::O_ACCMODE == libc::O_RDONLY {
+                host::truncate(self.open_node(id, libc::O_WRONLY)?.as_fd(), 0)?;
+            } else {
+                host::truncate(descriptor.as_fd(), 0)?;
+            }
         }
         Ok(descriptor)
     }

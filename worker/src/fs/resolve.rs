@@ -124,14 +124,15 @@ impl Server {
         Ok(())
     }
 
-    /// Attributes of the node: of its descriptor, or by one look at its name.
-    pub(super) fn stat(&self, id: u64) -> Result<Stat, Failure> {
+    /// The node and its attributes: those of its descriptor, or by one look at its name.
+    pub(super) fn stat(&self, id: u64) -> Result<(NodeRecord, Stat), Failure> {
         self.settled(|| {
             let (node, held) = self.inodes(|inodes| Ok((inodes.get(id)?, inodes.descriptor(id))))?;
-            match held {
+            let stat = match held {
                 Some(descriptor) => Stat::of_fd(descriptor.as_fd()),
                 None => self.stat_reference(&node),
-            }
+            };
+            Ok((node, stat?))
         })
     }
 

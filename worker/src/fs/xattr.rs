@@ -11,11 +11,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::failure::{refuse, Errno, Failure};
 use super::host::{self, Attribute};
 use super::{Answer, Call, Outcome, Server, Work};
+use crate::fuse::Encoder;
 
 const MAX_NAME: usize = 255;
 const MAX_VALUE: usize = 65536;
 /// Access lists take part in permission checks, which the guest does: it would have to be told of them at INIT.
 const ACL_NAMES: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+
+/// Room for the longest value or list, made at the first use and kept.
+#[derive(Debug, Default)]
+pub(super) struct Values(Vec<u8>);
+
+impl Values {
+    fn room(&mut self, size: usize) -> &mut [u8] {
+        self.0.resize(MAX_VALUE, 0);
+        self.0.get_mut(..size.min(MAX_VALUE)).unwrap_or_default()
+    }
+}
 
 /// Whether the kernel has the calls relative to a directory; found out at the first use.
 #[derive(Debug)]
@@ -46,29 +58,31 @@ impl Server {
         let (size, _) = (fields.u32()? as usize, fields.u32()?);
         let name = attribute_name(fields.string()?)?;
         fields.end()?;
-        let mut value = vec![0; size.min(MAX_VALUE)];
-        let length = self.on_attribute(call.header.node, |file| host::get_attribute(file, name, &mut value))?;
-        value.truncate(length);
-        reply_list(call, work, size, length, &value)
+        let value = if size == 0 { &mut [][..] } else { work.values.room(size) };
+        let length = self.on_attribute(call.header.node, |file| host::get_attribute(file, name, value))?;
+        encode_value(&mut work.out, size, length, value.get(..length).unwrap_or_default());
+        fitting(call, work)
     }
 
     pub(super) fn listxattr(&self, call: &Call<'_, '_>, work: &mut Work) -> Outcome {
         let mut fields = call.fields();
         let (size, _) = (fields.u32()? as usize, fields.u32()?);
         // The whole list, since names are taken out of it before its length is told.
-        let mut list = vec![0; MAX_VALUE];
-        let length = self.on_attribute(call.header.node, |file| host::list_attributes(file, &mut list))?;
-        list.truncate(length);
-        let visible: Vec<u8> = list
-            .split_inclusive(|&byte| byte == 0)
-            .filter(|name| !ACL_NAMES.iter().any(|acl| name.strip_suffix(b"\0") == Some(acl)))
-            .flatten()
-            .copied()
-            .collect();
-        if size != 0 && visible.len() > size {
+        let list = work.values.room(MAX_VALUE);
+        let length = self.on_attribute(call.header.node, |file| host::list_attributes(file, list))?;
+        let names = || {
+            let list = list.get(..length).unwrap_or_default();
+            list.split_inclusive(|&byte| byte == 0).filter(|name| !is_acl(name.strip_suffix(b"\0").unwrap_or(name)))
+        };
+        let visible = names().map(<[u8]>::len).sum();
+        if size != 0 && visible > size {
             return refuse(libc::ERANGE);
         }
-        reply_list(call, work, size, visible.len(), &visible)
+        encode_value(&mut work.out, size, visible, &[]);
+        if size != 0 {
+            names().for_each(|name| work.out.bytes(name));
+        }
+        fitting(call, work)
     }
 
     pub(super) fn removexattr(&self, call: &Call<'_, '_>) -> Outcome {
@@ -102,20 +116,27 @@ fn attribute_name(name: &CStr) -> Result<&CStr, Failure> {
     if !(1..=MAX_NAME).contains(&name.count_bytes()) {
         return refuse(libc::ERANGE);
     }
-    if ACL_NAMES.contains(&name.to_bytes()) {
+    if is_acl(name.to_bytes()) {
         return refuse(libc::EOPNOTSUPP);
     }
     Ok(name)
 }
 
+fn is_acl(name: &[u8]) -> bool {
+    ACL_NAMES.contains(&name)
+}
+
 /// Size 0 asks for the length alone (`struct fuse_getxattr_out`).
-fn reply_list(call: &Call<'_, '_>, work: &mut Work, size: usize, length: usize, bytes: &[u8]) -> Outcome {
+fn encode_value(out: &mut Encoder, size: usize, length: usize, bytes: &[u8]) {
     if size == 0 {
-        work.out.u32(length as u32);
-        work.out.u32(0);
+        out.u32(length as u32);
+        out.u32(0);
     } else {
-        work.out.bytes(bytes);
+        out.bytes(bytes);
     }
+}
+
+fn fitting(call: &Call<'_, '_>, work: &Work) -> Outcome {
     if work.out.len() > call.capacity() {
         return refuse(libc::ERANGE);
     }

@@ -77,7 +77,15 @@ pub fn attach(tree: &OwnedFd, path: &Path) {
     assert_eq!(result, 0, "move_mount: {}", std::io::Error::last_os_error());
 }
 
-/// Takes away what [`attach`] mounted.
+/// A file system that tells no birth times and has no file handles.
+pub fn mount_ramfs(path: &Path) {
+    let path = CString::new(path.to_str().expect("UTF-8")).expect("no NUL");
+    // SAFETY: the strings are NUL-terminated.
+    let result = unsafe { libc::mount(c"none".as_ptr(), path.as_ptr(), c"ramfs".as_ptr(), 0, std::ptr::null()) };
+    assert_eq!(result, 0, "mount: {}", std::io::Error::last_os_error());
+}
+
+/// Takes away what was mounted.
 pub fn detach(path: &Path) {
     let path = CString::new(path.to_str().expect("UTF-8")).expect("no NUL");
     // SAFETY: the path is NUL-terminated.
