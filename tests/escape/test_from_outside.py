@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 import pytest
@@ -71,6 +72,11 @@ def test_descriptors_are_exactly_the_documented_ones(jail: dict[str, Any]) -> No
 def test_no_descriptor_but_the_documented_ones_survived_exec(jail: dict[str, Any]) -> None:
     close_on_exec = {number for number, flags in jail["flags"].items() if flags & os.O_CLOEXEC}
     assert close_on_exec == set()
+
+
+def test_no_signal_stays_blocked_or_ignored_but_the_runtime_s_broken_pipe(jail: dict[str, Any]) -> None:
+    assert int(jail["status"]["SigBlk"], 16) == 0
+    assert int(jail["status"]["SigIgn"], 16) & ~(1 << signal.SIGPIPE - 1) == 0
 
 
 def test_its_root_is_empty_and_read_only_and_the_only_mount(jail: dict[str, Any]) -> None:
