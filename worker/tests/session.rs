@@ -247,6 +247,35 @@ fn a_batch_is_signalled_once_and_only_where_the_driver_asked() {
 }
 
 #[test]
+fn a_driver_that_kicks_only_when_asked_is_never_left_waiting() {
+    let (worker, monitor) = Worker::serving();
+    let guest = Guest::new();
+    let events = monitor.set_up(&guest);
+    let mut kicks = 0;
+    for round in 0..10_000u16 {
+        guest.ask(1, &fuse_request(9999, u64::from(round)), 64);
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        // The driver's rule for an index that moved by one.
+        if guest.available_event(1) == round {
+            kick(&events.kick);
+            kicks += 1;
+        }
+        let start = std::time::Instant::now();
+        while guest.used_index(1) != round.wrapping_add(1) {
+            assert!(start.elapsed() < support::LIMIT, "round {round} was missed");
+            std::hint::spin_loop();
+        }
+        // Every other request comes while the ring is about to park.
+        if round % 3 == 0 {
+            std::thread::yield_now();
+        }
+    }
+    drop(monitor);
+    worker.end();
+    assert!(kicks > 0);
+}
+
+#[test]
 fn an_indirect_request_is_served_like_a_direct_one() {
     let (_worker, monitor) = Worker::serving();
     let guest = Guest::new();

@@ -99,6 +99,11 @@ impl Guest {
         self.index(available + 2).store(index, std::sync::atomic::Ordering::SeqCst);
     }
 
+    pub fn set_available_flags(&self, ring: u32, flags: u16) {
+        let available = RING_BYTES * u64::from(ring) + AVAILABLE;
+        self.index(available).store(flags, std::sync::atomic::Ordering::SeqCst);
+    }
+
     /// Asks for a signal once used index *at* is passed.
     pub fn set_used_event(&self, ring: u32, at: u16) {
         let available = RING_BYTES * u64::from(ring) + AVAILABLE;
@@ -113,6 +118,14 @@ impl Guest {
 
     pub fn used_index(&self, ring: u32) -> u16 {
         self.index(RING_BYTES * u64::from(ring) + USED + 2).load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    pub fn set_used(&self, ring: u32, index: u16) {
+        self.index(RING_BYTES * u64::from(ring) + USED + 2).store(index, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    pub fn used_flags(&self, ring: u32) -> u16 {
+        self.index(RING_BYTES * u64::from(ring) + USED).load(std::sync::atomic::Ordering::SeqCst)
     }
 
     /// Head and length of used entry *index*.
