@@ -17,6 +17,7 @@ help:
 	@echo "make lint        ruff, mypy, rustfmt, clippy"
 	@echo "make bench       figures: connect to INIT, memory, speed beside stock virtiofsd"
 	@echo "make fresh       the demo in an empty Debian 12, from the last commit"
+	@echo "make fuzz        each parser of the worker under libFuzzer for a minute"
 	@echo "make clean       removes build/, target/ and .venv/"
 
 .PHONY: build
@@ -85,3 +86,18 @@ bench: build
 	@packaging/setup/fetch trixie build/peer virtiofsd libc6 libcap-ng0 libgcc-s1 libseccomp2
 	cargo build --quiet --locked --release --package vhost-load
 	$(BIN)/python -m tests.bench.run
+
+# Fuzzing with rustc's own coverage; found inputs stay in build/fuzz/corpus. TARGET names one, SECONDS the time of each.
+TARGET ?= control_message configuration vhost_user_message vring fuse_request
+SECONDS ?= 60
+FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Ccodegen-units=1 -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares
+.PHONY: fuzz
+fuzz:
+	@$(REQUIRE) build fuzz
+	RUSTFLAGS="$(FUZZ_FLAGS)" cargo build --quiet --release --manifest-path worker/fuzz/Cargo.toml \
+	    --target x86_64-unknown-linux-gnu --target-dir build/fuzz/target
+	for target in $(TARGET); do mkdir -p build/fuzz/corpus/$$target && \
+	    tests/guard.py --work build/fuzz -- build/fuzz/target/x86_64-unknown-linux-gnu/release/$$target \
+	    -max_total_time=$(SECONDS) -artifact_prefix=build/fuzz/ build/fuzz/corpus/$$target || exit 1; done

@@ -1,0 +1,12 @@
+//! The configuration document: parsed or refused.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use virtiofs_worker::config::{Config, MAX_QUEUES, MAX_TAG_BYTES};
+
+fuzz_target!(|document: &[u8]| {
+    if let Ok(config) = Config::parse(document) {
+        assert!((1..=MAX_QUEUES).contains(&config.queues));
+        assert!((1..=MAX_TAG_BYTES).contains(&config.tag.len()));
+    }
+});
