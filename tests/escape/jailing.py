@@ -18,6 +18,7 @@ from typing import Any
 from virtiofs_sandbox.confine import LaunchPlan
 from virtiofs_sandbox.ipc.memfds import fixed_memory, sealed_document
 from virtiofs_sandbox.launcher import HandOver, Jail, Launcher
+from virtiofs_sandbox.syscalls import mounts
 
 STATISTICS_BYTES = 4096
 ARENA_BYTES = 1 << 24
@@ -112,6 +113,13 @@ class Decoys:
         (share / "setuid-program").chmod(0o4755)
         return cls(share, secret, program)
 
-    def add_device(self) -> None:
-        """A node for /dev/zero inside the share; only root can make one."""
-        os.mknod(self.share / "device", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    def add_devices(self) -> None:
+        """Nodes for /dev/zero inside the share, and in another file system that is mounted there. Only root can."""
+        mounted = self.share / "mounted"
+        mounted.mkdir()
+        tree = mounts.new_filesystem(b"tmpfs", (), 0)
+        mounts.attach(tree, os.fsencode(mounted))
+        os.close(tree)
+        (mounted / "file").write_text("of a mount inside the share")
+        for folder in (self.share, mounted):
+            os.mknod(folder / "device", stat.S_IFCHR | 0o666, os.makedev(1, 5))

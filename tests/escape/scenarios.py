@@ -50,7 +50,7 @@ class Stage:
         self.decoys = Decoys.make(work, prober)
         self.null = work / "null"
         if os.geteuid() == 0:
-            self.decoys.add_device()
+            self.decoys.add_devices()
             self._replace_null()
         if options.get("user") == "unprivileged":
             _give_up_root(work)

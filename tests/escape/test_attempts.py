@@ -13,7 +13,7 @@ from tests.escape.conftest import Scenario
 # nothing in them.
 HARMLESS = {"statistics_punch", "arena_punch"}
 # Of a share's work, what a read-only one still does.
-READING = {"share_list_works", "share_read_works"}
+READING = {"share_list_works", "share_read_works", "share_mount_below_works"}
 # Through a map of one id nobody can be given a file.
 NEEDS_ALL_IDS = {"share_chown_works"}
 

@@ -26,6 +26,7 @@ pub const ALL: &[(&str, Attempt)] = &[
     // What a worker is there for.
     ("share_list_works", |_| open(SHARE, ".", O_RDONLY | O_DIRECTORY)),
     ("share_read_works", |_| open(SHARE, "file", O_RDONLY)),
+    ("share_mount_below_works", |_| open(SHARE, "mounted/file", O_RDONLY)),
     ("share_reopen_works", share_reopen),
     ("share_create_works", |_| open(SHARE, "created", O_CREAT | O_EXCL | O_RDWR)),
     ("share_mkdir_works", |_| at(libc::SYS_mkdirat, SHARE, "directory", 0o755)),
@@ -160,6 +161,7 @@ pub const ALL: &[(&str, Attempt)] = &[
     ("device_make", |_| mknod(libc::S_IFCHR, 0x0105)),
     ("device_make_block", |_| mknod(libc::S_IFBLK, 0x0700)),
     ("device_open", |_| open(SHARE, "device", O_RDONLY)),
+    ("device_open_in_mount_below", |_| open(SHARE, "mounted/device", O_RDONLY)),
     ("device_reopen", device_reopen),
     ("exec_share_file", |_| exec(open_kept(SHARE, "program", O_RDONLY)?)),
     ("exec_share_setuid", |_| exec(open_kept(SHARE, "setuid-program", O_RDONLY)?)),
