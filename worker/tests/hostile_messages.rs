@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use support::guest::Guest;
 use support::monitor::{message, u32s, u64s, Events, Monitor, NEED_REPLY};
 use support::{Random, Worker};
-use virtiofs_worker::ipc::Exit;
+use virtiofs_worker::ipc::{Exit, Kind, Message};
 use virtiofs_worker::session::message::{features, protocol, Code};
 
 /// What the log must say, the request and its payload.
@@ -238,6 +238,27 @@ fn a_monitor_that_leaves_inside_a_message_is_told_from_one_that_leaves() {
         let (exit, log) = worker.end();
         assert_eq!(exit, Exit::Protocol.code(), "{length} bytes");
         assert!(log.contains("inside a message"), "{log}");
+    }
+}
+
+#[test]
+fn a_monitor_that_never_pauses_does_not_keep_the_supervisor_from_being_heard() {
+    let (worker, monitor) = Worker::serving();
+    let flood = message(Code::SetOwner as u32, 1, &[]).repeat(500);
+    let flooding: Vec<_> = (0..3)
+        .map(|_| {
+            let (socket, flood) = (monitor.socket.try_clone().unwrap(), flood.clone());
+            // Whole messages by one send each: the threads do not cut into one another.
+            std::thread::spawn(move || while support::send(socket.as_fd(), &flood, &[]) {})
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(100));
+    let mut stop = Message::new(Kind::Stop, support::GENERATION);
+    stop.a = 100;
+    worker.say(&stop, &[]);
+    assert_eq!(worker.end().0, Exit::Stopped.code());
+    for thread in flooding {
+        thread.join().unwrap();
     }
 }
 

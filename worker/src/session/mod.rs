@@ -20,6 +20,9 @@ use message::{features, protocol, reply, Code, Malformed, Request};
 use setup::{Addresses, Rings, SetupError};
 use socket::{Received, Socket, SocketError, Step};
 
+/// Messages handled in one go: a monitor that never pauses must not keep the control thread from the supervisor.
+const MAX_MESSAGES: usize = 64;
+
 /// How long the requests in flight may take when a ring is to come to rest.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
@@ -154,9 +157,9 @@ impl<'d> Session<'d> {
         }
     }
 
-    /// Goes on as far as it gets without waiting: sends, settles, reads and handles messages.
+    /// Goes on as far as it gets without waiting, but not for ever: sends, settles, reads and handles messages.
     pub fn advance(&mut self) -> Result<(), End> {
-        loop {
+        for _ in 0..MAX_MESSAGES {
             self.socket.flush().map_err(End::Socket)?;
             self.settle()?;
             if self.waiting.is_some() || self.socket.is_blocked() {
@@ -168,6 +171,7 @@ impl<'d> Session<'d> {
                 Step::Closed => return Err(End::ClientLeft),
             }
         }
+        Ok(())
     }
 
     fn handle(&mut self, received: Received) -> Result<(), End> {
