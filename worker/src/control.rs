@@ -23,6 +23,9 @@ use crate::stats::{Counter, Stats};
 
 /// How long requests in flight may take when nobody has said so: the monitor has gone or has been refused.
 const LAST_REQUESTS: Duration = Duration::from_secs(10);
+/// Reports sent at once, and how often one more may follow: what a guest can cause must not occupy the supervisor.
+const REPORT_BURST: u32 = 32;
+const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 /// Reports kept for a supervisor that is slow to read; a guest that mounts in a circle makes no more.
 const MAX_REPORTS: usize = 32;
 
@@ -60,6 +63,7 @@ struct Control {
     /// What the file system has to tell; filled by queue threads.
     events: Events,
     unsent: VecDeque<Message>,
+    pace: Pace,
     /// The supervisor has closed its end: nothing is to be waited for there any more.
     alone: bool,
 }
@@ -84,7 +88,7 @@ impl Control {
         let queues = step("queue thread", queues)?;
         let config_space = Device::config_space(&config.tag, config.queues);
         let socket = ControlSocket::new(inherited.control, config.generation);
-        let control = Self { socket, wake, stats, events, unsent: VecDeque::new(), alone: false };
+        let control = Self { socket, wake, stats, events, unsent: VecDeque::new(), pace: Pace::new(), alone: false };
         Ok((control, Device { queues, server, proc, config_space }))
     }
 
@@ -146,8 +150,10 @@ impl Control {
     /// Waits for the supervisor, the monitor, the other threads, or *until*.
     fn wait(&self, session: Option<&Session<'_>>, until: Option<Instant>) {
         let mut waiting = vec![PollFd::new(&self.wake, PollFlags::IN)];
+        let paced = self.pace.pause().filter(|_| !self.unsent.is_empty());
         if !self.alone {
-            let unsent = if self.unsent.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+            let may_send = !self.unsent.is_empty() && paced.is_none();
+            let unsent = if may_send { PollFlags::OUT } else { PollFlags::empty() };
             waiting.push(PollFd::new(&self.socket, PollFlags::IN | unsent));
         }
         match session.map(|session| (session, session.interest())) {
@@ -156,7 +162,7 @@ impl Control {
             // A monitor that hung up would end every poll at once while rings come to rest: it is left out.
             _ => {}
         }
-        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let left = until.into_iter().chain(paced).min().map(|until| until.saturating_duration_since(Instant::now()));
         let left = left.and_then(|left| Timespec::try_from(left).ok());
         // An interrupted wait is a wait: every caller looks again.
         let _ = poll(&mut waiting, left.as_ref());
@@ -206,9 +212,12 @@ impl Control {
                 Event::Unmounted => self.push(Client::Unmounted, 0, 0),
             }
         }
-        while let Some(message) = self.unsent.front() {
+        while let Some(message) = self.unsent.front().filter(|_| self.pace.pause().is_none()) {
             match self.socket.send(message) {
-                Ok(true) => drop(self.unsent.pop_front()),
+                Ok(true) => {
+                    self.unsent.pop_front();
+                    self.pace.spend();
+                }
                 Ok(false) => break,
                 Err(_) => return Err(self.left_alone()),
             }
@@ -234,6 +243,24 @@ impl Control {
             }
         }
         departure.exit
+    }
+}
+
+/// A token bucket in the form of one time: reports push it ahead, and the clock follows.
+struct Pace(Instant);
+
+impl Pace {
+    fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    fn spend(&mut self) {
+        self.0 = self.0.max(Instant::now()) + REPORT_INTERVAL;
+    }
+
+    /// Until when nothing more may be sent, if the burst is spent.
+    fn pause(&self) -> Option<Instant> {
+        self.0.checked_sub(REPORT_INTERVAL * REPORT_BURST).filter(|until| *until > Instant::now())
     }
 }
 

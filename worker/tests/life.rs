@@ -194,6 +194,24 @@ fn a_log_nobody_reads_costs_lines_and_nothing_else() {
 }
 
 #[test]
+fn a_flood_of_resets_is_reported_to_the_supervisor_at_a_measured_pace() {
+    let (worker, monitor) = Worker::serving();
+    monitor.negotiate();
+    let start = Instant::now();
+    for _ in 0..2000 {
+        assert_eq!(monitor.demand(Code::ResetDevice, &[], &[]), 0);
+    }
+    drop(monitor);
+    let mut reports = 0;
+    while worker.hear().kind == Kind::Client {
+        reports += 1;
+    }
+    let allowed = 40 + start.elapsed().as_millis() / 100;
+    assert!((30..=allowed).contains(&reports), "{reports} reports of 2000 resets");
+    assert_eq!(worker.end().0, 0);
+}
+
+#[test]
 fn requests_in_flight_are_answered_before_a_worker_ends() {
     let (worker, monitor) = Worker::serving();
     let guest = Guest::new();
