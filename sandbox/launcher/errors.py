@@ -32,6 +32,7 @@ _BY_CALL = {
     "write(uid_map)": "the ids may not be mapped by this user; run as root or check /etc/subuid",
     "write(gid_map)": "the ids may not be mapped by this user; run as root or check /etc/subgid",
     "fork": "raise the limit on processes or memory (TasksMax=, ulimit -u)",
+    "send(go)": "the process that was to become the jail is gone; see whether memory ran out (dmesg)",
     "read(go)": "the supervisor went away during the launch",
     "read(alive)": "the supervisor went away during the launch",
     "fsmount": "/proc is partly masked here, as in containers; a fresh procfs needs an unmasked one",

@@ -79,6 +79,9 @@ class Launcher:
             except LaunchError:
                 _end(pidfd)
                 raise
+            except OSError as error:
+                _end(pidfd)
+                raise failure(plan, Stage.PARENT, "send(go)", error.errno or 0) from error
         return Jail(pid, pidfd, plan.tier)
 
     def _request(self, plan: LaunchPlan, hand_over: HandOver, report: int) -> int:

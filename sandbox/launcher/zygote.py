@@ -60,12 +60,19 @@ class Zygote:
         """The supervisor's end of the socket; between launches it turns readable only when the zygote is gone."""
         return self.socket.fileno()
 
+    def kill(self) -> None:
+        """Ends the zygote and launches that got no answer yet, without waiting for it; close() reaps.
+
+        What a dead zygote was building keeps its socket open until then, so that nobody else sees its end.
+        """
+        os.killpg(self.pid, signal.SIGKILL)
+
     def close(self) -> None:
         """Ends the zygote, and with it launches that got no answer yet, and reaps them. Jails go on."""
         if self.socket.fileno() < 0:
             return
         self.socket.close()
-        os.killpg(self.pid, signal.SIGKILL)
+        self.kill()
         with contextlib.suppress(ChildProcessError):
             while True:
                 os.waitid(os.P_PGID, self.pid, os.WEXITED)

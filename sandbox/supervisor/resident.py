@@ -60,7 +60,7 @@ async def run_share(
     async def launch(generation: int) -> Worker:
         return await launch_worker(share, plan, generation, zygotes)
 
-    service = Service(share.name, launch, sink, timing, zygotes.reap_orphans)
+    service = Service(share.name, launch, sink, timing)
     with _StopSignals() as signals:
         wait = asyncio.ensure_future(signals.next())
         clean = True

@@ -7,7 +7,6 @@ happens ends in `_settle`, which looks at the whole picture and does what is due
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from virtiofs_sandbox.supervisor.backoff import Backoff
 from virtiofs_sandbox.supervisor.clients import Client
@@ -37,20 +36,12 @@ class StartError(Exception):
 class Service:
     """To be made inside the event loop; then `start`, `listen`, and in the end `stop`."""
 
-    def __init__(
-        self,
-        share: str,
-        launch: Launch,
-        sink: Sink,
-        timing: Timing,
-        reap_orphans: Callable[[frozenset[int]], None],
-    ) -> None:
-        """*launch* launches the worker of a generation; *reap_orphans* is called when a slot is gone."""
+    def __init__(self, share: str, launch: Launch, sink: Sink, timing: Timing) -> None:
+        """*launch* launches the worker of a generation."""
         self._share = share
         self._launch = launch
         self._sink = sink
         self._timing = timing
-        self._reap_orphans = reap_orphans
         self._loop = asyncio.get_running_loop()
         self._line = WaitingLine(timing.patience)
         self._backoff = Backoff(timing.backoff)
@@ -134,9 +125,7 @@ class Service:
             delay=delay,
         )
 
-    def _slot_changed(self, slot: Slot) -> None:
-        if slot.state is State.WARMING:
-            self._backoff.launched(self._loop.time())
+    def _slot_changed(self) -> None:
         self._change.set()
         self._settle_soon()
 
@@ -169,8 +158,6 @@ class Service:
             self._holder = None
         if self._next in gone:
             self._next = None
-        if gone:
-            self._reap_orphans(frozenset(slot.pid for slot in self.slots if slot.pid is not None))
         delay = 0.0
         for slot in gone:
             if slot.failure is not None and not self._stopping:

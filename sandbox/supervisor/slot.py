@@ -40,7 +40,7 @@ class Slot:
         *,
         launch: Launch,
         sink: Sink,
-        changed: Callable[[Slot], None],
+        changed: Callable[[], None],
         timing: Timing,
         delay: float,
     ) -> None:
@@ -168,7 +168,7 @@ class Slot:
         if self.state in (State.LEAVING, State.GONE):
             # Ours is the last copy of the connection: the monitor must see the end now.
             self._release_client()
-        self._changed(self)
+        self._changed()
 
     def _limit(self) -> tuple[float, str] | None:
         match self.state:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 from collections.abc import Callable
@@ -25,6 +26,7 @@ class ZygoteProcess(Protocol):
 
     pid: int
 
+    def kill(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -56,7 +58,6 @@ class Zygotes(Generic[Z]):
         self._pidfd: OwnedFd | None = None
         self._replaced = -math.inf
         self._in_flight = False
-        self._left_children = False
         self._take(launching.zygote)
 
     @property
@@ -67,22 +68,14 @@ class Zygotes(Generic[Z]):
     async def launch(self, plan: LaunchPlan, hand_over: HandOver) -> Jail:
         """Raises LaunchError."""
         async with self._turn:
-            if self._pidfd is not None and self._result() is not None:
-                self._died()
+            self._bury()
             launcher = self._launcher or self._replace()
             self._in_flight = True
             try:
                 return await launcher.launch(plan, hand_over)
             finally:
                 self._in_flight = False
-
-    def reap_orphans(self, known: frozenset[int]) -> None:
-        """Reaps what a dead zygote's half-built jails left to us, the subreaper; *known* children are left alone."""
-        while self._left_children and not self._in_flight:
-            result = _first_dead_child()
-            if result is None or result.si_pid in known or (self._zygote and result.si_pid == self._zygote.pid):
-                return
-            os.waitid(os.P_PID, result.si_pid, os.WEXITED | os.WNOHANG)
+                self._renew()
 
     def close(self) -> None:
         self._unwatch()
@@ -110,33 +103,32 @@ class Zygotes(Generic[Z]):
         return os.waitid(os.P_PIDFD, self._pidfd.fileno(), os.WEXITED | os.WNOHANG | os.WNOWAIT)
 
     def _ended(self) -> None:
-        self._died()
-        if self._loop.time() - self._replaced >= _REPLACEMENT_SECONDS and not self._turn.locked():
-            try:
-                self._replace()
-            except LaunchError:
-                # The next launch tries again, and reports it if it fails again.
-                return
+        if not self._in_flight:
+            self._renew()
+        elif self._zygote is not None and self._pidfd is not None:
+            # The launch fails as soon as nothing of the zygote is left, and then does the rest.
+            self._loop.remove_reader(self._pidfd.fileno())
+            self._zygote.kill()
 
-    def _died(self) -> None:
+    def _renew(self) -> None:
+        """Replaces the zygote if it is dead. If that fails, the next launch tries again and reports it."""
+        if self._bury() and self._loop.time() - self._replaced >= _REPLACEMENT_SECONDS:
+            with contextlib.suppress(LaunchError):
+                self._replace()
+
+    def _bury(self) -> bool:
+        """Reports and reaps the zygote if it is dead; returns whether it was."""
         result = self._result()
+        if self._zygote is None or result is None:
+            return False
         zygote, self._zygote, self._launcher = self._zygote, None, None
         self._unwatch()
-        if zygote is None or result is None:
-            return
         zygote.close()
-        self._left_children = True
         self._sink(ZygoteDied(self._share, zygote.pid, Ending.of(result)))
+        return True
 
     def _replace(self) -> JailLauncher:
         self._replaced = self._loop.time()
         zygote = self._launching.fork()
         self._sink(ZygoteReplaced(self._share, zygote.pid))
         return self._take(zygote)
-
-
-def _first_dead_child() -> os.waitid_result | None:
-    try:
-        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return None

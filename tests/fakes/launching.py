@@ -63,10 +63,13 @@ class FakeZygote:
                 signal.pause()
         return cls(pid)
 
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
     def close(self) -> None:
         if not self.closed:
             self.closed = True
-            os.kill(self.pid, signal.SIGKILL)
+            self.kill()
             os.waitpid(self.pid, 0)
 
 

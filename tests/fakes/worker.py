@@ -142,5 +142,6 @@ def play(behaviour: Behaviour) -> NoReturn:
     session.send(Kind.READY, a=1)
     if behaviour.deserts:
         session.channel.close()
+        os.write(2, b"<6>deserted\n")
         time.sleep(1000)
     os._exit(session.serve())

@@ -98,7 +98,7 @@ async def served(directory: Path, script: Script = well_behaved, timing: Timing 
     async def launch(generation: int) -> Worker:
         return await launch_worker(share, PLAN, generation, zygotes)
 
-    service = Service("data", launch, events.append, timing, zygotes.reap_orphans)
+    service = Service("data", launch, events.append, timing)
     place = directory / "s"
     harness = Served(service, zygotes, place, pids, events)
     try:

@@ -212,6 +212,7 @@ def test_a_warm_worker_that_dies_is_replaced_before_a_client_comes(tmp_path: Pat
 def test_a_client_that_finds_the_warm_worker_gone_is_served_by_the_next_before_those_behind_it(tmp_path: Path) -> None:
     async def scene() -> None:
         async with served(tmp_path, lambda number: Behaviour(deserts=number == 1)) as share:
+            await share.seen(WorkerSaid)
             first, second = await share.connect(), await share.connect()
             assert await first.greeting() == 2
             first.leave()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.running import Caller, Running
+from tests.integration.running import Caller, Running, children
 
 WORKER = "virtiofs-worker"
 
@@ -75,3 +77,19 @@ def test_a_warm_worker_that_is_killed_is_replaced(run: Running, path: Path) -> N
     os.kill(keeper, signal.SIGKILL)
     run.until(lambda: run.of(2, WORKER) != [] and keeper not in run.of(1, WORKER), "launch another")
     assert run.connect(path).served()
+
+
+def test_deaths_in_the_middle_of_launches_leave_nothing_half_built(run: Running, path: Path) -> None:
+    """The zygote or what it is just building is killed at any moment; every monitor is served all the same."""
+    for number in range(20):
+        caller = run.connect(path)
+        assert caller.served()
+        caller.close()
+        time.sleep(random.uniform(0, 0.03))  # noqa: S311 any moment will do
+        if number % 4 == 0:
+            for pid in run.of(1, "virtiofs-sandbo"):
+                os.kill(pid, signal.SIGKILL)
+    assert run.connect(path).served()
+    run.until(lambda: len(run.of(1, WORKER)) == 1 and len(children(run.process.pid)) == 2, "have one jail and a zygote")
+    assert run.stop() == 0
+    run.nobody_left()

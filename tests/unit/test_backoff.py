@@ -9,11 +9,7 @@ LIMITS = BackoffLimits(first=0.5, longest=8.0, healthy=60.0)
 
 def delays(count: int, jitter: float) -> list[float]:
     backoff = Backoff(LIMITS, lambda: jitter)
-    found = []
-    for second in range(count):
-        backoff.launched(float(second))
-        found.append(backoff.failed(float(second)))
-    return found
+    return [backoff.failed(float(second)) for second in range(count)]
 
 
 def test_the_first_failure_costs_nothing_and_the_rest_double_up_to_the_longest() -> None:
@@ -24,15 +20,12 @@ def test_jitter_takes_off_up_to_half() -> None:
     assert delays(4, jitter=0.0) == [0.0, 0.25, 0.5, 1.0]
 
 
-def test_a_healthy_minute_starts_over() -> None:
+def test_a_minute_without_a_failure_starts_over() -> None:
     backoff = Backoff(LIMITS, lambda: 1.0)
-    for _ in range(5):
-        backoff.launched(0.0)
-        backoff.failed(0.0)
-    backoff.launched(10.0)
+    for _ in range(6):
+        backoff.failed(10.0)
     assert backoff.failed(69.9) == 8.0
-    backoff.launched(100.0)
-    assert backoff.failed(160.0) == 0.0
+    assert backoff.failed(129.9) == 0.0
     assert backoff.failures == 1
 
 
