@@ -374,6 +374,41 @@ fn extended_attributes_are_set_read_listed_and_removed() {
     assert_eq!(attribute(&mut guest, file, &"x".repeat(256), b"x"), Err(libc::ERANGE));
 }
 
+/// Makes the calls of Linux 6.13 unknown to this thread.
+fn without_relative_calls() {
+    const OFFSET_OF_NUMBER: u32 = 0;
+    let (load, at_least, above, answer) = (0x20, 0x35, 0x25, 0x06);
+    let filter = [
+        libc::sock_filter { code: load, jt: 0, jf: 0, k: OFFSET_OF_NUMBER },
+        libc::sock_filter { code: at_least, jt: 0, jf: 2, k: 463 },
+        libc::sock_filter { code: above, jt: 1, jf: 0, k: 466 },
+        libc::sock_filter { code: answer, jt: 0, jf: 0, k: libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32 },
+        libc::sock_filter { code: answer, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW },
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+    // SAFETY: the program and its instructions live through the call.
+    let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn older_kernels_have_extended_attributes_of_files_and_directories_only() {
+    let (world, mut guest) = World::new();
+    without_relative_calls();
+    let file = known(&world, &mut guest, "file", "");
+    let link = guest.symlink(ROOT, "link", "file").expect("SYMLINK").node;
+    for node in [file, ROOT] {
+        attribute(&mut guest, node, "user.one", b"value").expect("SETXATTR");
+        let get = body().u32(64).u32(0).name("user.one");
+        assert_eq!(guest.call(Opcode::Getxattr, node, &get, 64).as_deref(), Ok(&b"value"[..]));
+        let list = guest.call(Opcode::Listxattr, node, &body().u32(100).u32(0), 100);
+        assert_eq!(list.as_deref(), Ok(&b"user.one\0"[..]));
+        guest.call(Opcode::Removexattr, node, &body().name("user.one"), 0).expect("REMOVEXATTR");
+    }
+    assert_eq!(attribute(&mut guest, link, "trusted.one", b"value"), Err(libc::EOPNOTSUPP));
+    assert_eq!(world.holdings().2, 2, "what was opened for the calls is closed: the two nodes stay");
+}
+
 #[test]
 fn without_extended_attributes_in_the_policy_none_of_the_calls_exists() {
     let (world, mut guest) = World::with(&Config { xattr: false, ..config() });

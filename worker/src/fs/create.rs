@@ -59,7 +59,7 @@ impl Server {
             host::open_below(directory.descriptor.as_fd(), &wanted.name, flags, wanted.mode)
         })?;
         let _renames_wait = shared(&self.renames);
-        let found = self.enter_known(directory, &wanted.name, &Stat::of_fd(fd.as_fd())?)?;
+        let found = self.enter_known(directory, &wanted.name, &Stat::of_fd(fd.as_fd())?, Some(fd.as_fd()))?;
         Ok((found, slot.fill(fd)))
     }
 

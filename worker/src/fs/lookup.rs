@@ -1,7 +1,7 @@
 //! LOOKUP, FORGET, GETATTR, READLINK, STATFS: what the guest knows about files.
 
 use std::ffi::CStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::failure::{refuse, shared, Errno, Failure};
 use super::inodes::{Directory, Witness};
@@ -53,11 +53,18 @@ impl Server {
     pub(super) fn enter(&self, directory: Directory<'_>, name: &CStr) -> Result<Found, Failure> {
         let _renames_wait = shared(&self.renames);
         let stat = Stat::of_name(directory.descriptor.as_fd(), name)?;
-        self.enter_known(directory, name, &stat)
+        self.enter_known(directory, name, &stat, None)
     }
 
-    /// As [`Self::enter`], for a name whose attributes were just read. Nobody may rename meanwhile.
-    pub(super) fn enter_known(&self, directory: Directory<'_>, name: &CStr, stat: &Stat) -> Result<Found, Failure> {
+    /// As [`Self::enter`], for a name whose attributes were just read, perhaps of the file *opened* under it. Nobody
+    /// may rename meanwhile.
+    pub(super) fn enter_known(
+        &self,
+        directory: Directory<'_>,
+        name: &CStr,
+        stat: &Stat,
+        opened: Option<BorrowedFd<'_>>,
+    ) -> Result<Found, Failure> {
         let bytes = name.to_bytes();
         let proven = stat.is_proven();
         let quick = self.inodes(|inodes| match inodes.find(&stat.identity) {
@@ -68,9 +75,11 @@ impl Server {
             None if proven => inodes.insert(directory, bytes, stat, Witness::Birth).map(Some),
             _ => Ok(None),
         })?;
-        let node = match quick {
-            Some(node) => node,
-            None => self.enter_unproven(directory, name, stat, proven)?,
+        let node = if let Some(node) = quick {
+            node
+        } else {
+            let witness = self.witness(directory, name, stat, opened)?;
+            self.enter_unproven(directory, name, stat, proven, witness)?
         };
         Ok(Found { id: node.id, attr: self.guest_attr(stat, &node) })
     }
@@ -82,8 +91,8 @@ impl Server {
         name: &CStr,
         stat: &Stat,
         proven: bool,
+        witness: Witness,
     ) -> Result<NodeRecord, Failure> {
-        let witness = self.witness(directory, name, stat)?;
         let bytes = name.to_bytes();
         self.inodes(|inodes| {
             let known = match (inodes.find(&stat.identity), &witness) {
@@ -103,8 +112,18 @@ impl Server {
     }
 
     /// The file handle of *name*, or where there are none a descriptor that keeps the inode from being reused.
-    fn witness(&self, directory: Directory<'_>, name: &CStr, stat: &Stat) -> Result<Witness, Failure> {
-        match host::file_handle(directory.descriptor.as_fd(), name) {
+    fn witness(
+        &self,
+        directory: Directory<'_>,
+        name: &CStr,
+        stat: &Stat,
+        opened: Option<BorrowedFd<'_>>,
+    ) -> Result<Witness, Failure> {
+        let handle = match opened {
+            Some(fd) => host::file_handle(fd, c""),
+            None => host::file_handle(directory.descriptor.as_fd(), name),
+        };
+        match handle {
             Ok(handle) => Ok(Witness::Handle(handle.as_bytes().to_vec())),
             Err(Errno(libc::EOPNOTSUPP | libc::EPERM | libc::ENOSYS)) => {
                 let slot = self.slot()?;

@@ -103,6 +103,7 @@ struct Work {
     out: Encoder,
     iovecs: data::Iovecs,
     values: xattr::Values,
+    entries: directory::Entries,
     credentials: Credentials,
 }
 
@@ -178,6 +179,7 @@ impl Server {
                 out: Encoder::default(),
                 iovecs: data::Iovecs::default(),
                 values: xattr::Values::default(),
+                entries: directory::Entries::default(),
                 credentials: Credentials::of_this_thread(self.ids),
             },
         }
