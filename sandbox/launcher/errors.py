@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from virtiofs_sandbox.confine import LaunchPlan
+from virtiofs_sandbox.confine.plan import LaunchPlan
 from virtiofs_sandbox.launcher.reports import Stage, call_name
 
 _NAMES = {
