@@ -42,6 +42,7 @@ fn set_action(signal: c_int, handler: libc::sighandler_t) -> io::Result<()> {
 extern "C" fn memory_gone(_signal: c_int) {
     const LINE: &[u8] = b"<3>guest memory went away (SIGBUS): the monitor has truncated it\n";
     leave(Exit::MemoryGone, libc::EFAULT);
+    // syscall write: the last line
     // SAFETY: a constant buffer and the log's descriptor; a failed write loses a line.
     unsafe { libc::write(crate::inherited::LOG, LINE.as_ptr().cast(), LINE.len()) };
     Exit::MemoryGone.now()

@@ -165,6 +165,7 @@ impl Control {
         let left = until.into_iter().chain(paced).min().map(|until| until.saturating_duration_since(Instant::now()));
         let left = left.and_then(|left| Timespec::try_from(left).ok());
         // An interrupted wait is a wait: every caller looks again.
+        // syscall ppoll: the control thread waits for supervisor, monitor and rings
         let _ = poll(&mut waiting, left.as_ref());
         self.wake.clear();
     }

@@ -107,7 +107,7 @@ fn null(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
 
 fn log_pipe(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     let pipe = FileType::from_raw_mode(fstat(fd)?.st_mode) == FileType::Fifo;
-    // syscall fcntl: flags and seals of inherited descriptors; O_NONBLOCK on received ones
+    // syscall fcntl: flags and seals of inherited descriptors
     Ok(pipe && fcntl_getfl(fd)?.contains(OFlags::NONBLOCK))
 }
 

@@ -255,7 +255,7 @@ impl ControlSocket {
     pub fn send(&self, message: &Message) -> Result<bool, MessageError> {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         let bytes = message.encode();
-        // syscall sendmsg: reports to the supervisor, replies to the monitor
+        // syscall sendmsg: reports to the supervisor
         match sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut SendAncillaryBuffer::default(), flags) {
             Ok(_) => Ok(true),
             Err(Errno::AGAIN | Errno::INTR) => Ok(false),

@@ -101,6 +101,7 @@ unsafe impl Sync for Region {}
 impl Region {
     fn map(description: RegionDescription, file: &OwnedFd) -> Result<Self, RegionError> {
         description.check()?;
+        // syscall fstat: the size of guest memory's file
         let stat = fstat(file).map_err(RegionError::Stat)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(RegionError::NotAFile);
@@ -111,7 +112,7 @@ impl Region {
         }
         let lead = description.offset % PAGE;
         let mapped = (description.size + lead) as usize;
-        // syscall mmap: guest memory, statistics page, arena
+        // syscall mmap: guest memory
         // SAFETY: a fresh mapping at an address the kernel chooses.
         let address = unsafe {
             let access = ProtFlags::READ | ProtFlags::WRITE;

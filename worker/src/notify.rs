@@ -120,11 +120,13 @@ fn is_unix_socket(descriptor: &OwnedFd) -> bool {
 /// A saturated eventfd blocks its writer otherwise, and an empty one its reader.
 fn never_block(descriptor: &OwnedFd) -> Result<(), NotifyError> {
     let flags = fcntl_getfl(descriptor).map_err(NotifyError::Flags)?;
+    // syscall fcntl: O_NONBLOCK on received descriptors
     fcntl_setfl(descriptor, flags | OFlags::NONBLOCK).map_err(NotifyError::Flags)
 }
 
 /// EAGAIN: already signalled. Any other failure is the other side's descriptor, and its loss.
 fn add_one(descriptor: BorrowedFd<'_>) {
+    // syscall write: signals
     let _ = rustix::io::write(descriptor, &1u64.to_ne_bytes());
 }
 

@@ -50,6 +50,7 @@ impl Stats {
         if file.metadata()?.len() < PAGE_BYTES as u64 {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
+        // syscall mmap: the statistics page
         // SAFETY: a fresh shared mapping of a descriptor that holds the whole page; the memfd is sealed against
         // shrinking, so the mapping stays backed.
         let address = unsafe {

@@ -65,7 +65,7 @@ fn park(shared: &Shared, run: Option<&Run>) -> bool {
         // A second look at the waker stands in for a kick that is not there.
         PollFd::from_borrowed_fd(run.map_or(shared.wake.as_fd(), |run| run.kick.as_fd()), PollFlags::IN),
     ];
-    // syscall ppoll: threads wait for kicks, sockets and each other
+    // syscall ppoll: a ring's thread waits for kicks and plans
     if let Err(Errno::INTR) = poll(&mut waiting, None) {
         return false;
     }

@@ -58,6 +58,7 @@ impl fmt::Display for SocketError {
 }
 
 pub fn is_unix_stream(descriptor: &OwnedFd) -> bool {
+    // syscall getsockopt: the kind of an inherited or received socket
     socket_domain(descriptor) == Ok(AddressFamily::UNIX) && socket_type(descriptor) == Ok(SocketType::STREAM)
 }
 
@@ -115,6 +116,7 @@ impl Socket {
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let target = self.bytes.get_mut(start..).unwrap_or_default();
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        // syscall recvmsg: the monitor's messages, with descriptors
         let result = recvmsg(&self.stream, &mut [IoSliceMut::new(target)], &mut ancillary, flags);
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(rights) = message {
@@ -145,6 +147,7 @@ impl Socket {
     pub fn flush(&mut self) -> Result<(), SocketError> {
         while !self.unsent.is_empty() {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            // syscall sendmsg: replies to the monitor
             match sendmsg(&self.stream, &[IoSlice::new(&self.unsent)], &mut SendAncillaryBuffer::default(), flags) {
                 Ok(sent) => drop(self.unsent.drain(..sent.min(self.unsent.len()))),
                 Err(Errno::AGAIN | Errno::INTR) => break,
