@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -13,11 +14,17 @@ DESCRIPTION = """\
 Shares a directory with a virtual machine over virtio-fs. The process that talks to the guest is jailed from outside:
 it sees the directory and nothing else of this machine."""
 
+_INTERRUPTED = 128 + signal.SIGINT
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 after a clean stop, 1 when starting (or stopping) failed, 2 for wrong usage."""
     options = _parser().parse_args(arguments)
-    return int(options.execute(options))
+    try:
+        return int(options.execute(options))
+    except KeyboardInterrupt:
+        # Interrupted before there was anything to stop.
+        return _INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:

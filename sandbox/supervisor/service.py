@@ -67,7 +67,7 @@ class Service:
             await self._changed()
         if slot.state is State.GONE:
             self._next = None
-            raise StartError(slot.failure or "the worker ended before it was ready")
+            raise StartError(f"no worker gets ready: {slot.failure}")
 
     def listen(self, listener: Listener) -> None:
         """Takes over *listener* and accepts from now on."""

@@ -28,9 +28,19 @@ _GET_FEATURES = struct.pack("<III", 1, 1, 0)
 
 
 class Running:
-    """One `run` and all it started. Leaving the context kills what is still there, and only that."""
+    """One `run` and all it started; *prefix* is a command that becomes it.
 
-    def __init__(self, kind: str, directory: Path, *options: str, pass_fds: Sequence[int] = ()) -> None:
+    Leaving the context kills what is still there, and only that.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        directory: Path,
+        *options: str,
+        pass_fds: Sequence[int] = (),
+        prefix: Sequence[str] = (),
+    ) -> None:
         if kind == "real" and not (PROGRAMS / WORKER).exists():
             pytest.skip("installed without a worker")
         self.kind = kind
@@ -41,7 +51,7 @@ class Running:
         self._family: dict[int, str] = {}
         with self.output.open("wb") as output, self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*COMMANDS[kind], os.fspath(share), "--tag", "data", *options],
+                [*prefix, *COMMANDS[kind], os.fspath(share), "--tag", "data", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=log,
