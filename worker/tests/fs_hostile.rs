@@ -252,6 +252,19 @@ fn a_write_that_announces_more_than_it_carries_writes_nothing() {
 }
 
 #[test]
+fn no_request_moves_more_than_init_allows() {
+    let (world, mut guest, node, fh) = furnished();
+    fs::write(world.path("file"), vec![b'x'; 3 << 20]).expect("write");
+    let read = body().u64(fh).u64(0).u32(3 << 20).zeros(20);
+    assert_eq!(guest.call(Opcode::Read, node, &read, 3 << 20).map(|data| data.len()), Ok(1 << 20));
+    let data = vec![b'y'; 2 << 20];
+    assert_eq!(guest.write(node, fh, 0, &data), Ok(1 << 20), "a short count, as a full disk gives");
+    let dir = guest.opendir(ROOT).expect("OPENDIR");
+    let list = body().u64(dir).u64(0).u32(u32::MAX).zeros(20);
+    assert!(guest.call(Opcode::Readdir, ROOT, &list, 2 << 20).is_ok());
+}
+
+#[test]
 fn forgetting_too_much_or_the_root_does_no_harm() {
     let (world, mut guest, node, fh) = furnished();
     guest.forget(node, u64::MAX);

@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use super::failure::{refuse, shared, Errno, Failure};
+use super::session::MAX_WRITE;
 use super::{host, Answer, Call, Outcome, Server, Work};
 use crate::buffers::Buffers;
 use crate::fuse::abi::{IN_HEADER_BYTES, OUT_HEADER_BYTES, WRITE_CACHE, WRITE_IN_BYTES};
@@ -11,6 +12,9 @@ use crate::stats::Counter;
 
 /// The kernel's `IOV_MAX`.
 const MAX_RANGES: usize = 1024;
+
+/// What INIT allows in one request; a guest that asks for more gets a short count.
+pub(super) const MOST_BYTES: usize = MAX_WRITE as usize;
 
 /// A reused list of ranges; empty between requests.
 #[derive(Default)]
@@ -55,7 +59,7 @@ impl Server {
         let (fh, offset, size) = (fields.u64()?, fields.u64()?, fields.u32()?);
         let offset = file_offset(offset)?;
         let file = shared(&self.handles).get(fh, call.header.node)?;
-        let length = (size as usize).min(call.capacity());
+        let length = (size as usize).min(call.capacity()).min(MOST_BYTES);
         let count = work.iovecs.transfer(call.reply, OUT_HEADER_BYTES, length, |ranges, done| {
             // SAFETY: the ranges are the driver's reply buffers, which Buffers vouches for.
             unsafe { host::read_vectored(file.fd(), ranges, offset.saturating_add(done as i64)) }
@@ -77,7 +81,8 @@ impl Server {
         let file = shared(&self.handles).get(fh, call.header.node)?;
         // Pages that the guest has cached belong where they were, even if the file has grown since.
         let append = set & WRITE_CACHE == 0 && open_flags & libc::O_APPEND != 0;
-        let count = work.iovecs.transfer(call.request, start, size as usize, |ranges, done| {
+        let length = (size as usize).min(MOST_BYTES);
+        let count = work.iovecs.transfer(call.request, start, length, |ranges, done| {
             write_at(file.fd(), ranges, offset.saturating_add(done as i64), append)
         })?;
         self.stats.add(Counter::BytesWritten, count as u64);

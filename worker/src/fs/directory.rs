@@ -115,7 +115,7 @@ impl Server {
         let (fh, offset, size) = (fields.u64()?, fields.u64()?, fields.u32()?);
         let cookie = data::file_offset(offset)?;
         let file = shared(&self.handles).get(fh, call.header.node)?;
-        let room = (size as usize).min(call.capacity());
+        let room = (size as usize).min(call.capacity()).min(data::MOST_BYTES);
         match self.fill(&file, cookie, room, plus, work) {
             // Entries that were looked up are in the reply: it must go out.
             Err(_) if !work.out.is_empty() => Ok(Answer::Encoded),

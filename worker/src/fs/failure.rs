@@ -14,9 +14,10 @@ impl Errno {
         Self(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
     }
 
-    /// The name in a reference did not lead to its node: worth a second look, and ESTALE after that.
+    /// The name in a reference did not lead to its node: worth a second look, and ESTALE after that. EXDEV is what
+    /// RESOLVE_BENEATH answers when the file is moved to another directory in the middle of the call.
     pub fn is_stale_path(self) -> bool {
-        matches!(self.0, libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::ESTALE | libc::ENXIO)
+        matches!(self.0, libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::ESTALE | libc::ENXIO | libc::EXDEV)
     }
 }
 

@@ -134,7 +134,7 @@ impl Inodes {
         self.live
     }
 
-    /// A descriptor of the node: its oldest handle's, or the `O_PATH` one.
+    /// A descriptor of the node: that of a handle, or the `O_PATH` one.
     pub fn descriptor(&self, id: u64) -> Option<Arc<Descriptor>> {
         let held = self.held.get(&id)?;
         held.opens.first().map(|open| &open.1).or(held.path.as_ref()).map(Arc::clone)
