@@ -71,6 +71,8 @@ NAMESPACES_AND_MOUNTS_STOP = {
     "proc_cwd_link",
     "proc_sysctl",
     "proc_sysctl_from_fd",
+    "proc_sysctl_read",
+    "proc_cmdline",
     "proc_kcore",
     "proc_supervisor",
     "root_secret",

@@ -47,6 +47,7 @@ pub const ALL: &[(&str, Attempt)] = &[
     ("proc_root_link", |facts| open(PROC, &format!("self/root{}", fact(facts, "secret")), O_RDONLY)),
     ("proc_cwd_link", |facts| open(PROC, &format!("self/cwd/{}", climb(facts)), O_RDONLY)),
     ("proc_sysctl", |_| open(PROC, "sys/kernel/hostname", O_WRONLY)),
+    ("proc_sysctl_read", |_| open(PROC, "sys/kernel/hostname", O_RDONLY)),
     ("proc_sysctl_from_fd", |_| open(PROC, "self/fd/../../sys/kernel/hostname", O_WRONLY)),
     ("proc_cmdline", |_| open(PROC, "cmdline", O_RDONLY)),
     ("proc_kcore", |_| open(PROC, "kcore", O_RDONLY)),
