@@ -26,10 +26,11 @@ from virtiofs_sandbox.policies.share import Access, LogLevel, Share
 from virtiofs_sandbox.supervisor.clients import Client
 from virtiofs_sandbox.supervisor.loglines import Dropped, LineRate, LogLine, LogLines
 
-_MESSAGES_PER_SECOND = 256
+_MESSAGES_PER_SECOND = 64
 _LOG_BYTES_PER_SECOND = 256 * 1024
 _READ_BYTES = 4096
-_LINE_RATE = LineRate(per_second=100, burst=200)
+# A hostile worker brings about a megabyte a minute into the log, and no more.
+_LINE_RATE = LineRate(per_second=10, burst=200)
 # Somebody who asked for every request wants to see every request.
 _DEBUG_LINE_RATE = LineRate(per_second=2000, burst=2000)
 
