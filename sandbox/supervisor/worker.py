@@ -8,6 +8,7 @@ it.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 from contextlib import ExitStack
@@ -65,8 +66,9 @@ class Worker:
         self._handler: WorkerHandler | None = None
         self._refill: asyncio.TimerHandle | None = None
         self._muted = False
-        self._messages_left = _MESSAGES_PER_SECOND
-        self._log_bytes_left = _LOG_BYTES_PER_SECOND
+        self._second = -math.inf
+        self._messages_left = 0
+        self._log_bytes_left = 0
 
     def watch(self, handler: WorkerHandler) -> None:
         """Starts telling *handler*."""
@@ -94,11 +96,17 @@ class Worker:
     def statistics(self) -> Statistics | None:
         return read_statistics(self._page.fileno())
 
+    def _refresh(self) -> None:
+        """A new second has new limits."""
+        now = self._loop.time()
+        if now - self._second >= 1.0:
+            self._second = now
+            self._messages_left = _MESSAGES_PER_SECOND
+            self._log_bytes_left = _LOG_BYTES_PER_SECOND
+
     def _resume(self) -> None:
-        """Starts a second: both sources may be read again, up to their limits."""
+        """Reads both sources, up to the limits."""
         self._refill = None
-        self._messages_left = _MESSAGES_PER_SECOND
-        self._log_bytes_left = _LOG_BYTES_PER_SECOND
         if not self._muted:
             self._loop.add_reader(self._channel.fileno(), self._message_ready)
         self._loop.add_reader(self._log.fileno(), self._log_ready)
@@ -106,12 +114,14 @@ class Worker:
     def _pause(self, source: int) -> None:
         self._loop.remove_reader(source)
         if self._refill is None:
-            self._refill = self._loop.call_later(1.0, self._resume)
+            self._refill = self._loop.call_at(self._second + 1.0, self._resume)
 
     def _message_ready(self) -> None:
-        self._messages_left -= 1
+        self._refresh()
         if self._messages_left <= 0:
             self._pause(self._channel.fileno())
+            return
+        self._messages_left -= 1
         self._read_message()
 
     def _read_message(self) -> bool:
@@ -132,6 +142,7 @@ class Worker:
         return True
 
     def _log_ready(self) -> None:
+        self._refresh()
         if self._log_bytes_left <= 0:
             self._pause(self._log.fileno())
             return
@@ -155,6 +166,7 @@ class Worker:
         if result is None:
             return
         handler = self._told()
+        self._refresh()
         # Its last messages and lines tell why it ended, so they come before the end itself.
         while self._messages_left > 0 and not self._muted and self._read_message():
             self._messages_left -= 1

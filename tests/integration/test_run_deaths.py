@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,21 @@ def test_a_flood_of_messages_and_lines_is_bounded_and_counted(tmp_path: Path) ->
             await share.seen(WorkerEnded)
             assert sum(event.lines for event in share.of(LinesDropped)) > 1000
             assert len(share.of(LinesDropped)) <= 3
+
+    asyncio.run(scene())
+
+
+def test_a_worker_that_reports_now_and_then_is_never_kept_waiting(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with served(tmp_path) as share:
+            first = await share.connect()
+            await first.greeting()
+            first.say("chatter")
+            delays = []
+            for count in range(1, 81):
+                await share.seen(ClientProgress, count)
+                delays.append(time.monotonic())
+            assert max(later - earlier for earlier, later in pairwise(delays)) < 0.5
 
     asyncio.run(scene())
 
