@@ -39,7 +39,8 @@ class LaunchPlan:
 
     *ids* is what the worker's configuration gets: who owns what a guest creates. *warnings* are sentences about layers
     that this host lacks. Paths are absolute. Capability sets are masks with bit N for capability N. *exec_key* is the
-    number without which the seccomp program lets nothing be executed.
+    number without which the seccomp program lets nothing be executed; *seccomp_unlogged* is a second program, loaded
+    before it and without its flags.
     """
 
     share: str
@@ -59,6 +60,7 @@ class LaunchPlan:
     landlock: LandlockPlan | None
     seccomp: bytes
     seccomp_flags: int
+    seccomp_unlogged: bytes
     exec_key: int
     end_with_supervisor: bool
     cgroups: tuple[bytes, ...] = ()

@@ -51,6 +51,7 @@ def prepare(share: Share, host: HostProbe, *, worker: Path, end_with_supervisor:
         landlock=landlock.plan(share.access, host.landlock_abi) if host.landlock_abi else None,
         seccomp=seccomp.program(exec_key),
         seccomp_flags=seccomp.FLAGS,
+        seccomp_unlogged=seccomp.unlogged_program(),
         exec_key=exec_key,
         end_with_supervisor=end_with_supervisor,
     )

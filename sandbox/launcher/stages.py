@@ -242,10 +242,11 @@ def landlock_domain(plan: LaunchPlan) -> None:
 
 
 def seccomp_filter(plan: LaunchPlan) -> None:
-    """Puts the filter before every further system call.
+    """Puts the filters before every further system call.
 
     Should: make the calls of the table. Must not: make any other, not even on the way to the worker's first line.
     """
+    processes.load_seccomp(plan.seccomp_unlogged, 0)
     processes.load_seccomp(plan.seccomp, plan.seccomp_flags)
 
 

@@ -35,6 +35,7 @@ PLAN = LaunchPlan(
     landlock=None,
     seccomp=b"",
     seccomp_flags=0,
+    seccomp_unlogged=b"",
     exec_key=0,
     end_with_supervisor=True,
 )
