@@ -185,13 +185,14 @@ class Slot:
 
     def _launched(self, task: asyncio.Future[Worker]) -> None:
         if task.cancelled():
+            if not self._asked:
+                self._launch_failed(self._kill_reason or "given up")
             self._enter(Event.EXIT)
             return
         error = task.exception()
         if error is not None:
             expected = isinstance(error, LaunchError | OSError)
-            self.failure = str(error) if expected else f"fault in the supervisor: {error!r}"
-            self._sink(LaunchFailed(self.share, self.generation, None, self.failure))
+            self._launch_failed(str(error) if expected else f"fault in the supervisor: {error!r}")
             self._enter(Event.EXIT)
             return
         self._worker = task.result()
@@ -201,6 +202,10 @@ class Slot:
             self._worker.kill()
         elif self.state is State.STOPPING:
             self._send_stop()
+
+    def _launch_failed(self, reason: str) -> None:
+        self.failure = reason
+        self._sink(LaunchFailed(self.share, self.generation, None, reason))
 
     def _send_stop(self) -> None:
         if self._worker is None:

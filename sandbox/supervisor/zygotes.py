@@ -73,6 +73,10 @@ class Zygotes(Generic[Z]):
             self._in_flight = True
             try:
                 return await launcher.launch(plan, hand_over)
+            except (LaunchError, asyncio.CancelledError) as error:
+                if self._zygote is not None and _hangs(error):
+                    self._zygote.kill()
+                raise
             finally:
                 self._in_flight = False
                 self._renew()
@@ -132,3 +136,8 @@ class Zygotes(Generic[Z]):
         zygote = self._launching.fork()
         self._sink(ZygoteReplaced(self._share, zygote.pid))
         return self._take(zygote)
+
+
+def _hangs(error: LaunchError | asyncio.CancelledError) -> bool:
+    """True when a launch did not end in time by the zygote's fault, or was given up as too slow."""
+    return isinstance(error, asyncio.CancelledError) or error.call == "receive(answer)"

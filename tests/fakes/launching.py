@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import signal
@@ -90,6 +91,9 @@ class FakeLauncher:
         if behaviour.fail_launch:
             self._pids.append(0)
             raise LaunchError("share", "open_tree", errno.ENOENT, "create the directory")
+        if behaviour.hang_launch:
+            self._pids.append(0)
+            await asyncio.sleep(1000)
         pid = os.fork()
         if pid == 0:
             _become_worker(hand_over, behaviour)

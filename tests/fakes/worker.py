@@ -33,6 +33,7 @@ class Behaviour:
     deserts: bool = False
     ready: bool = True
     fail_launch: bool = False
+    hang_launch: bool = False
 
 
 class Session:

@@ -288,6 +288,21 @@ def test_the_zygotes_death_is_told_touches_no_worker_and_a_new_one_is_forked(tmp
     asyncio.run(scene())
 
 
+def test_a_zygote_that_hangs_is_replaced_and_the_launch_tried_again(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with served(tmp_path, lambda number: Behaviour(hang_launch=number == 2)) as share:
+            hanging = share.zygotes.pid
+            first = await share.connect()
+            await first.greeting()
+            first.leave()
+            second = await share.connect()
+            assert await second.greeting() == 3
+            assert (await share.seen(ZygoteDied)).pid == hanging
+            assert "not ready within 2 s" in str(await share.seen(LaunchFailed))
+
+    asyncio.run(scene())
+
+
 def test_log_lines_come_with_their_level_and_without_control_characters(tmp_path: Path) -> None:
     async def scene() -> None:
         async with served(tmp_path) as share:
