@@ -83,8 +83,10 @@ def show(steps: Steps, service: Service) -> None:
         )
         work_in(guest, service, steps)
         show_jail(service, steps)
+        before = service.wait_worker().workers
         guest.power_off()
-        steps.done("the guest powered off", "its worker has nothing left to serve and ends; the supervisor goes on")
+        service.wait(lambda: set(before).isdisjoint(service.processes().workers), "end the first guest's worker")
+        steps.done("the guest powered off", f"its worker (pid {before[0]}) is gone; the supervisor goes on")
     with new_guest(service, "second") as guest:
         guest.boot()
         text = guest.check(f"{MOUNT}; cat /mnt/renamed")
