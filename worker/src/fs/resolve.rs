@@ -168,3 +168,55 @@ impl Server {
         Ok(slot.fill(fd))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::path::Path;
+
+    use super::super::inodes::{Directory, Witness};
+    use super::*;
+    use crate::config::Config;
+    use crate::fuse::abi::ROOT_ID;
+    use crate::stats::Stats;
+
+    fn open_path(path: &Path) -> OwnedFd {
+        File::options().read(true).custom_flags(libc::O_PATH).open(path).expect("open").into()
+    }
+
+    fn server(share: &Path) -> Server {
+        let config = Config::parse(
+            br#"{"version": 1, "share": "s", "generation": 1, "tag": "t", "readonly": false, "cache": "auto",
+                 "writeback": false, "xattr": false, "ids": "caller", "queues": 1, "log_level": "error"}"#,
+        );
+        let arena = File::options().read(true).write(true).create_new(true).open(share.join("arena")).expect("arena");
+        arena.set_len(1 << 20).expect("set_len");
+        let stats = Box::leak(Box::new(Stats::private()));
+        let (share, proc) = (open_path(share), open_path(Path::new("/proc")));
+        Server::new(&config.expect("config"), share, proc, arena.into(), stats, Box::new(|_| ())).expect("server")
+    }
+
+    /// Number and birth time repeat where birth times tick slowly, which no test can bring about on every kernel:
+    /// the node is given a handle as if it had been another file.
+    #[test]
+    fn a_file_with_another_handle_is_another_file_though_number_and_birth_time_agree() {
+        let share = std::env::temp_dir().join(format!("resolve-{}", std::process::id()));
+        std::fs::create_dir(&share).expect("mkdir");
+        std::fs::write(share.join("file"), "successor").expect("write");
+        let server = server(&share);
+        let root = server.descriptor(ROOT_ID).expect("root");
+        let directory = Directory { id: ROOT_ID, descriptor: &root };
+        let stat = Stat::of_name(root.as_fd(), c"file").expect("stat");
+        let gone = Witness::Handle(b"predecessor".to_vec());
+        let gone = server.inodes(|inodes| inodes.insert(directory, b"file", &stat, gone)).expect("insert");
+        let stale = Some(Failure::Errno(Errno(libc::ESTALE)));
+        assert_eq!(server.stat(gone.id).err(), stale);
+        assert_eq!(server.open_node(gone.id, libc::O_RDWR).err(), stale);
+        assert_eq!(server.descriptor(gone.id).err(), stale);
+        let found = server.enter(directory, c"file").expect("enter");
+        assert_ne!(found.id, gone.id);
+        assert!(server.open_node(found.id, libc::O_RDWR).is_ok());
+        std::fs::remove_dir_all(&share).expect("remove");
+    }
+}
