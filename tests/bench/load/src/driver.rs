@@ -50,9 +50,13 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// Connects to a daemon and starts its high-priority ring and first request ring. *depth* slots of requests.
-    pub fn connect(socket: &Path, depth: usize) -> io::Result<Self> {
-        let memory = Memory::new((2 * RING_BYTES + depth * SLOT_BYTES).next_multiple_of(2 << 20))?;
+    /// Guest memory for two rings and *depth* requests.
+    pub fn memory(depth: usize) -> io::Result<Memory> {
+        Memory::new((2 * RING_BYTES + depth * SLOT_BYTES).next_multiple_of(2 << 20))
+    }
+
+    /// Connects to a daemon and starts its high-priority ring and first request ring in *memory*.
+    pub fn connect(socket: &Path, memory: Memory) -> io::Result<Self> {
         let monitor = Monitor::connect(socket, &memory)?;
         let hiprio = [eventfd()?, eventfd()?];
         let (kick, call) = (eventfd()?, eventfd()?);

@@ -8,7 +8,8 @@
 //! `ops` prepares SHARE, then goes through the operations; for each, every target and the same calls made natively
 //! take turns. One JSON line per operation and target: median and 99th percentile of the time of an operation in
 //! microseconds (depth 1), operations per second, and processor microseconds that PID (with its threads) spent per
-//! operation, the best of all rounds. `connect` prints one line: microseconds from connect() to the reply to FUSE INIT.
+//! operation, the best of all rounds. `connect` prints one line: microseconds from connect() to the reply to FUSE INIT,
+//! by a monitor that has its memory ready.
 
 #![allow(clippy::cast_precision_loss)] // figures for people
 
@@ -49,8 +50,9 @@ fn connect(socket: &Path, count: &str, pause: &str) -> io::Result<()> {
     let pause = Duration::from_millis(pause.parse().map_err(io::Error::other)?);
     let mut micros = Vec::new();
     for _ in 0..count {
+        let memory = driver::Driver::memory(1)?;
         let start = Instant::now();
-        let mut driver = driver::Driver::connect(socket, 1)?;
+        let mut driver = driver::Driver::connect(socket, memory)?;
         fuse::ask(&mut driver, &fuse::init())?;
         micros.push(start.elapsed().as_secs_f64() * 1e6);
         drop(driver);

@@ -68,7 +68,7 @@ pub struct Daemon {
 
 impl Daemon {
     pub fn new(socket: &Path, depth: usize) -> io::Result<Self> {
-        let mut driver = Driver::connect(socket, depth)?;
+        let mut driver = Driver::connect(socket, Driver::memory(depth)?)?;
         ask(&mut driver, &fuse::init())?;
         let data = nodeid_of(&mut driver, &fuse::lookup(ROOT, "data"))?;
         let data_fh = handle_of(&mut driver, &fuse::open(data))?;
