@@ -20,6 +20,7 @@ def test_every_request_is_answered_below_a_filter_that_kills(scenario: Scenario,
         directory.chmod(0o755)
     tmp_path.chmod(0o755)
     result = scenario("serve", worker=str(worker), user=user)
-    assert result["ended"] is None, result["log"]
+    # Its monitor has just left: it may be gone by now, but not killed.
+    assert result["ended"] in (None, 0), result["log"]
     assert result["refused"] == {}
     assert result["serves"]
