@@ -50,6 +50,7 @@ CALLS = (
     "write(gid_map)",
     "fork",
     "setsid",
+    "rt_sigaction",
     "setgroups",
     "prctl(PR_SET_PDEATHSIG)",
     "read(go)",

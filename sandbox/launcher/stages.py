@@ -113,9 +113,9 @@ def parent(plan: LaunchPlan, report: int) -> None:
     """
     _expect(report, GO, "read(go)")
     named("setsid", os.setsid)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        if signal.getsignal(number) is not signal.SIG_DFL:
-            signal.signal(number, signal.SIG_DFL)
+    for number in range(1, processes.SIGNALS + 1):
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            processes.default_signal(number)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if not plan.deny_setgroups:
         named("setgroups", os.setgroups, [])

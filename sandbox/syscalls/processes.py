@@ -20,11 +20,23 @@ SOCK_FILTER_BYTES = 8
 LAST_DESCRIPTOR = 0xFFFFFFFF
 
 
+SIGNALS = 64
+
+
 class _SockFprog(ctypes.Structure):
     _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
 
 
+class _KernelSigaction(ctypes.Structure):
+    """struct kernel_sigaction; all zero is SIG_DFL."""
+
+    _fields_ = [(name, ctypes.c_uint64) for name in ("handler", "flags", "restorer", "mask")]
+
+
 _unshare = declare("unshare", ctypes.c_int)
+_rt_sigaction = declare_number(
+    13, ctypes.c_int, ctypes.POINTER(_KernelSigaction), ctypes.POINTER(_KernelSigaction), ctypes.c_size_t
+)
 _seccomp = declare_number(317, ctypes.c_uint, ctypes.c_uint, ctypes.POINTER(_SockFprog))
 _execveat = declare_number(
     322,
@@ -46,6 +58,14 @@ def unshare(flags: int) -> None:
 def close_from(first: int) -> None:
     """Closes every descriptor from *first* on."""
     checked(_close_range(first, LAST_DESCRIPTOR, 0), "close_range")
+
+
+def default_signal(number: int) -> None:
+    """Gives signal *number* its default action, also one of the two that the C library keeps to itself (32 and 33).
+
+    The mask has as many bits as there are signals. rt_sigaction(2).
+    """
+    checked(_rt_sigaction(number, ctypes.byref(_KernelSigaction()), None, SIGNALS // 8), "rt_sigaction")
 
 
 def load_seccomp(program: bytes, flags: int) -> None:

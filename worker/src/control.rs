@@ -6,14 +6,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::config::Config;
 use crate::fs::{Event, Server};
 use crate::inherited::Inherited;
 use crate::ipc::{self, Client, ControlSocket, Exit, Incoming, Kind, Message, Order, PROTOCOL_VERSION};
 use crate::log;
-use crate::notify::Waker;
+use crate::notify::{self, Waker};
 use crate::queue::inflight::InFlight;
 use crate::queue::thread::Work;
 use crate::queue::Queue;
@@ -164,9 +164,7 @@ impl Control {
         }
         let left = until.into_iter().chain(paced).min().map(|until| until.saturating_duration_since(Instant::now()));
         let left = left.and_then(|left| Timespec::try_from(left).ok());
-        // An interrupted wait is a wait: every caller looks again.
-        // syscall ppoll: the control thread waits for supervisor, monitor and rings
-        let _ = poll(&mut waiting, left.as_ref());
+        notify::wait(&mut waiting, left.as_ref());
         self.wake.clear();
     }
 

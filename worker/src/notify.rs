@@ -5,11 +5,29 @@ use std::fmt;
 use std::io::Write as _;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::event::{eventfd, EventfdFlags};
+use rustix::event::{eventfd, poll, EventfdFlags, PollFd, Timespec};
 use rustix::fs::{fcntl_getfl, fcntl_setfl, readlinkat_raw, OFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_domain;
 use rustix::net::AddressFamily;
+
+use crate::ipc::{leave, Exit};
+use crate::log;
+
+/// Waits until one of *descriptors* is ready or *timeout* is over. May come back for nothing: every caller looks again.
+///
+/// Ends the process when the kernel refuses to wait at all, since every loop around this would spin from then on.
+pub fn wait(descriptors: &mut [PollFd<'_>], timeout: Option<&Timespec>) {
+    // syscall ppoll: threads wait for kicks and plans, the control thread for supervisor, monitor and rings
+    match poll(descriptors, timeout) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(errno) => {
+            log::error(format_args!("internal error: ppoll: {errno}"));
+            leave(Exit::Internal, errno.raw_os_error());
+            Exit::Internal.now()
+        }
+    }
+}
 
 /// An event descriptor between two threads of this process: many signals, one wake-up.
 pub struct Waker(OwnedFd);

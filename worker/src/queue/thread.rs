@@ -4,8 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
-use rustix::event::{poll, PollFd, PollFlags};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags};
 
 use super::inflight::{monotonic, InFlight};
 use super::ring::{Cursor, Ring, RingError};
@@ -13,6 +12,7 @@ use super::{Adopted, Position, Run, Shared};
 use crate::buffers::Buffers;
 use crate::fs::{Served, Server};
 use crate::log::Limited;
+use crate::notify::wait;
 use crate::stats::{Counter, Stats};
 
 /// A batch is published at the latest after this long: one slow request must not hold back the answers before it.
@@ -65,10 +65,7 @@ fn park(shared: &Shared, run: Option<&Run>) -> bool {
         // A second look at the waker stands in for a kick that is not there.
         PollFd::from_borrowed_fd(run.map_or(shared.wake.as_fd(), |run| run.kick.as_fd()), PollFlags::IN),
     ];
-    // syscall ppoll: a ring's thread waits for kicks and plans
-    if let Err(Errno::INTR) = poll(&mut waiting, None) {
-        return false;
-    }
+    wait(&mut waiting, None);
     if !waiting[0].revents().is_empty() {
         shared.wake.clear();
     }
