@@ -16,60 +16,52 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 
-from tests.bench.processes import Running, peak_kib, running, share_kib
+from tests.guest.service import Processes, Service
 
 ROOT = Path(__file__).resolve().parents[2]
 LOAD = ROOT / "target/x86_64-unknown-linux-gnu/release/vhost-load"
-SANDBOX = ROOT / ".venv/bin/virtiofs-sandbox"
 PEER = ROOT / "build/peer"
 START_SECONDS = 20
 RUN_SECONDS = 1800
 MEMORY = Path("/dev/shm")  # noqa: S108 - a tmpfs, so that no disk is measured; the directory made in it is private
 
 
-@dataclass(frozen=True)
-class Daemon:
-    name: str
-    socket: Path
-    pid: int
-
-    def argument(self, worker: int) -> str:
-        return f"{self.name}={self.socket},{worker}"
-
-
 @contextmanager
-def started(name: str, command: list[str], socket: Path) -> Iterator[Daemon]:
-    """Runs a daemon until the block ends; it is ready when its socket is there."""
+def stock(share: Path, socket: Path) -> Iterator[int]:
+    """Debian 13's virtiofsd in its fastest form, sandbox and filter off, by its own loader. Gives its pid."""
+    libraries = PEER / "usr/lib/x86_64-linux-gnu"
+    command: list[str | Path] = [
+        libraries / "ld-linux-x86-64.so.2",
+        "--library-path",
+        libraries,
+        PEER / "usr/libexec/virtiofsd",
+    ]
+    options: list[str | Path] = [
+        "--shared-dir",
+        share,
+        "--socket-path",
+        socket,
+        "--sandbox",
+        "none",
+        "--seccomp",
+        "none",
+    ]
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen([*command, *options], stdout=log, stderr=log)
         try:
             deadline = time.monotonic() + START_SECONDS
             while not socket.exists() and time.monotonic() < deadline and process.poll() is None:
                 time.sleep(0.01)
             if not socket.exists():
                 log.seek(0)
-                raise SystemExit(f"{name} did not start: {log.read().decode()}")
-            time.sleep(0.3)
-            yield Daemon(name, socket, process.pid)
+                raise SystemExit(f"stock virtiofsd did not start: {log.read().decode()}")
+            yield process.pid
         finally:
             process.terminate()
             process.wait(timeout=START_SECONDS)
-
-
-def ours(share: Path, socket: Path) -> list[str]:
-    return [str(SANDBOX), "run", str(share), "--socket", str(socket), "--tag", "bench"]
-
-
-def stock(share: Path, socket: Path, sandbox: str) -> list[str]:
-    """Debian 13's virtiofsd with its own libraries, through its own loader."""
-    libraries = PEER / "usr/lib/x86_64-linux-gnu"
-    loader = [str(libraries / "ld-linux-x86-64.so.2"), "--library-path", str(libraries)]
-    daemon = [str(PEER / "usr/libexec/virtiofsd"), "--shared-dir", str(share), "--socket-path", str(socket)]
-    return [*loader, *daemon, "--sandbox", sandbox, "--seccomp", "none" if sandbox == "none" else "kill"]
 
 
 def load(*arguments: str) -> list[dict[str, object]]:
@@ -85,42 +77,59 @@ def row(label: str, micros: list[float]) -> str:
     return f"| {label} | {micros[0] / 1e3:.2f} | {statistics.median(micros) / 1e3:.2f} | {late / 1e3:.2f} |"
 
 
-def connect_figures(share: Path, work: Path, count: int) -> None:
-    print("\n| connect() to FUSE INIT reply, ms | min | median | 95 % |\n| --- | --- | --- | --- |")
-    with started("ours", ours(share, work / "connect.sock"), work / "connect.sock") as daemon:
-        (warm,) = load("connect", str(daemon.socket), str(count), "200")
-        (cold,) = load("connect", str(daemon.socket), str(count), "0")
+def idle_figures(work: Path, count: int) -> None:
+    """What a share costs before its first client, and how soon that one is served."""
+    with Service(work, guarded=False) as service:
+        print_memory(service.start().wait_worker())
+        print("\n| connect() to FUSE INIT reply, ms | min | median | 95 % |\n| --- | --- | --- | --- |")
+        (warm,) = load("connect", str(service.socket), str(count), "200")
+        (cold,) = load("connect", str(service.socket), str(count), "0")
         print(row("warm worker", warm["connect_us"]))  # type: ignore[arg-type]
         # The first of these still finds a warm worker.
         print(row("cold launch (the client before has just left)", cold["connect_us"][1:]))  # type: ignore[index]
 
 
-def operation_figures(share: Path, work: Path, rounds: int, seconds: float) -> Running:
-    with ExitStack() as stack:
-        mine = stack.enter_context(started("ours", ours(share, work / "a.sock"), work / "a.sock"))
-        peer = stack.enter_context(started("stock", stock(share, work / "b.sock", "none"), work / "b.sock"))
-        processes = running(mine.pid)
-        print_memory("memory, warm and idle", processes)
-        targets = [mine.argument(processes.worker), peer.argument(peer.pid)]
-        plan = ["--rounds", str(rounds), "--seconds", str(seconds)]
-        print_operations(load("ops", str(share), *plan, *targets))
-        print_peaks(processes)
-    with ExitStack() as stack:
-        mine = stack.enter_context(started("ours", ours(share, work / "c.sock"), work / "c.sock"))
-        peer = stack.enter_context(started("stock", stock(share, work / "d.sock", "none"), work / "d.sock"))
-        targets = [mine.argument(running(mine.pid).worker), peer.argument(peer.pid)]
-        print_depth(load("ops", str(share), *plan, "--depth", "8", *targets))
-    return processes
+def operation_figures(work: Path, *plan: str) -> list[dict[str, object]]:
+    """One run of the load against both daemons, on one directory."""
+    with Service(work, guarded=False) as service:
+        processes = service.start().wait_worker()
+        with stock(service.share, work / "stock.sock") as peer:
+            targets = [f"ours={service.socket},{processes.workers[0]}", f"stock={work / 'stock.sock'},{peer}"]
+            lines = load("ops", str(service.share), *plan, *targets)
+            peaks = {str(line["target"]): int(str(line["peak_kib"])) for line in lines if "peak_kib" in line}
+            peaks["supervisor"] = peak_kib(processes.supervisor)
+            print(f"\nPeak RSS under the load below, MiB: {in_mib(peaks)}.")
+            return [line for line in lines if "operation" in line]
 
 
-def print_memory(title: str, processes: Running) -> None:
-    print(f"\n| {title} | peak RSS, MiB | Pss, MiB |\n| --- | --- | --- |")
-    for role, pid in processes.roles():
+def in_mib(peaks: dict[str, int]) -> str:
+    return ", ".join(f"{name} {kib / 1024:.1f}" for name, kib in peaks.items())
+
+
+def print_memory(processes: Processes) -> None:
+    print("\n| memory, warm and idle | peak RSS, MiB | Pss, MiB |\n| --- | --- | --- |")
+    roles = {
+        "supervisor": processes.supervisor,
+        "zygote": processes.zygotes[0],
+        "keeper": processes.keepers[0],
+        "worker": processes.workers[0],
+    }
+    for role, pid in roles.items():
         print(f"| {role} | {peak_kib(pid) / 1024:.1f} | {share_kib(pid) / 1024:.1f} |")
 
 
-def print_peaks(processes: Running) -> None:
-    print(f"\nPeak RSS after the load: supervisor {peak_kib(processes.supervisor) / 1024:.1f} MiB.")
+def peak_kib(pid: int) -> int:
+    """The most memory the process ever had resident, shared pages included (proc(5), VmHWM)."""
+    return kib(Path(f"/proc/{pid}/status"), "VmHWM:")
+
+
+def share_kib(pid: int) -> int:
+    """Resident memory, each page divided by the number of its users (proc(5), Pss)."""
+    return kib(Path(f"/proc/{pid}/smaps_rollup"), "Pss:")
+
+
+def kib(path: Path, field: str) -> int:
+    return next(int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith(field))
 
 
 def by_operation(lines: list[dict[str, object]]) -> dict[str, dict[str, dict[str, object]]]:
@@ -165,12 +174,13 @@ def main() -> int:
     parser.add_argument("--connects", type=int, default=40, help="connections timed of each kind")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each operation and target")
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a round")
-    parser.add_argument("--share", type=Path, default=MEMORY, help="where to make the shared directory")
     options = parser.parse_args()
+    plan = ["--rounds", str(options.rounds), "--seconds", str(options.seconds)]
     print(f"machine: {machine()}")
-    with tempfile.TemporaryDirectory(dir=options.share) as share, tempfile.TemporaryDirectory() as work:
-        connect_figures(Path(share), Path(work), options.connects)
-        operation_figures(Path(share), Path(work), options.rounds, options.seconds)
+    with tempfile.TemporaryDirectory(dir=MEMORY) as work:
+        idle_figures(Path(work) / "idle", options.connects)
+        print_operations(operation_figures(Path(work) / "shallow", *plan))
+        print_depth(operation_figures(Path(work) / "deep", *plan, "--depth", "8"))
     return 0
 
 

@@ -8,7 +8,7 @@
 //! `ops` prepares SHARE, then goes through the operations; for each, every target and the same calls made natively
 //! take turns. One JSON line per operation and target: median and 99th percentile of the time of an operation in
 //! microseconds (depth 1), operations per second, and processor microseconds that PID (with its threads) spent per
-//! operation, the best of all rounds. `connect` prints one line: microseconds from connect() to the reply to FUSE INIT,
+//! operation, the best of all rounds; in the end a line per target with its peak memory. `connect` prints one line: microseconds from connect() to the reply to FUSE INIT,
 //! by a monitor that has its memory ready.
 
 #![allow(clippy::cast_precision_loss)] // figures for people
@@ -130,6 +130,9 @@ impl Plan {
                 figures.print(operation, name, self.depth);
             }
         }
+        for peer in &self.peers {
+            println!("{{\"target\": \"{}\", \"peak_kib\": {}}}", peer.name, peak_kib(peer.pid));
+        }
         Ok(())
     }
 
@@ -190,6 +193,13 @@ impl Figures {
             );
         }
     }
+}
+
+/// The most memory *pid* ever had resident (/proc/PID/status, VmHWM).
+fn peak_kib(pid: u32) -> u64 {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return 0 };
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 /// Processor time of all threads of *pid*, in nanoseconds (/proc/PID/task/TID/schedstat, first field).
