@@ -1,4 +1,4 @@
-"""Launches that fail say why and leave nothing; jails depend on the right processes and on no other."""
+"""Launches that fail say why (I7) and leave nothing; jails depend on the right processes and on no other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the options of `run` change for a guest."""
+"""What the options of `run` change for a guest. Read-only holds for contents, attributes and access times (I4)."""
 
 from __future__ import annotations
 
