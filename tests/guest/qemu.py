@@ -18,27 +18,47 @@ CPU = "max,-cx16"
 class Qemu(Machine):
     kind = "QEMU"
 
-    def __init__(self, work: Path, share: Path | None = None, image: Image | None = None, tag: str = "share") -> None:
-        """*share* is a vhost-user socket, or None for a guest without one."""
+    def __init__(
+        self,
+        work: Path,
+        share: Path | None = None,
+        image: Image | None = None,
+        tag: str = "share",
+        processors: int = 1,
+    ) -> None:
+        """*share* is a vhost-user socket, or None for a guest without one. Each processor gets a request queue."""
         super().__init__(image or qemu(), work)
         self._share = share
         self._tag = tag
+        self._processors = processors
         self._control, self._control_theirs = socket.socketpair()
         self.qmp: Qmp
 
     def command(self, initrd: Path, agent_fd: int) -> list[str]:
         memory = f"{MEMORY_MIB}M"
+        queues = f"queue-size=1024,num-request-queues={self._processors}"
         device = (
             []
             if self._share is None
             else [
                 *("-chardev", f"socket,id=fs,path={self._share}"),
-                *("-device", f"vhost-user-fs-pci,chardev=fs,tag={self._tag},queue-size=1024"),
+                *("-device", f"vhost-user-fs-pci,chardev=fs,tag={self._tag},{queues}"),
             ]
         )
         return [
             str(self.image.program),
-            *("-accel", "tcg", "-cpu", CPU, "-machine", "q35,memory-backend=memory", "-m", memory),
+            *(
+                "-accel",
+                "tcg",
+                "-cpu",
+                CPU,
+                "-smp",
+                str(self._processors),
+                "-machine",
+                "q35,memory-backend=memory",
+                "-m",
+                memory,
+            ),
             *("-object", f"memory-backend-memfd,id=memory,size={memory},share=on"),
             *("-nodefaults", "-no-user-config", "-display", "none"),
             *("-kernel", str(self.image.kernel), "-initrd", str(initrd)),
