@@ -79,9 +79,6 @@ RUNTIME = (
     Call("madvise", "heap; guest memory stays out of dumps", one_of(2, MADV_DONTNEED, MADV_FREE, MADV_DONTDUMP)),
     Call("clone", "threads; the keeper's child", one_of(0, CLONE_A_THREAD, CLONE_FILES | SIGCHLD)),
     Call("futex", "locks"),
-    Call("sched_yield", "locks"),
-    Call("sched_getaffinity", "number of processors"),
-    Call("sigaltstack", "stack overflow handler"),
     Call("rt_sigaction", "signal handlers"),
     Call("rt_sigprocmask", "signal handlers, thread start"),
     Call("rt_sigreturn", "signal handlers"),
@@ -91,7 +88,6 @@ RUNTIME = (
     Call("restart_syscall", "calls interrupted by a stop signal"),
     Call("exit", "end of a thread"),
     Call("exit_group", "end of the process"),
-    Call("poll", "start-up: are descriptors 0 to 2 open"),
     Call(
         "fcntl",
         "descriptor flags, duplicates, seals of what was handed over",
@@ -101,7 +97,6 @@ RUNTIME = (
     Call("write", "events, log lines"),
     Call("close", "descriptors"),
     Call("clock_gettime", "time, where the vDSO cannot tell it"),
-    Call("clock_nanosleep", "pauses"),
     Call("sendto", "reports and messages on connected sockets; without an address", one_of(4, 0)),
 )
 

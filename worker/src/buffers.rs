@@ -85,26 +85,6 @@ impl<'m> Buffers<'m> {
         self.bytes = 0;
     }
 
-    /// Replaces *self* by bytes `[offset, offset + length)` of *other*, cut short where *other* ends.
-    pub fn take_slice(&mut self, other: &Buffers<'m>, offset: usize, length: usize) {
-        self.clear();
-        let (mut skip, mut left) = (offset, length);
-        for range in &other.ranges {
-            if left == 0 {
-                break;
-            }
-            if skip >= range.iov_len {
-                skip -= range.iov_len;
-                continue;
-            }
-            let part = (range.iov_len - skip).min(left);
-            // SAFETY: a sub-range of a range that is valid for 'm; skip < iov_len, so the address stays inside it.
-            unsafe { self.push(range.iov_base.cast::<u8>().add(skip), part) };
-            left -= part;
-            skip = 0;
-        }
-    }
-
     /// Copies bytes from `offset` on into *target*; returns how many there were.
     pub fn read_at(&self, offset: usize, target: &mut [u8]) -> usize {
         self.each(offset, target.len(), |address, done, part| {
@@ -147,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slices_and_copies_cross_range_borders() {
+    fn windows_and_copies_cross_range_borders() {
         let (mut one, mut two) = (*b"abcd", *b"efgh");
         let mut buffers = Buffers::new();
         // SAFETY: both arrays outlive the buffers and are not touched otherwise meanwhile.
@@ -160,10 +140,14 @@ mod tests {
         assert_eq!(&out, b"cdefg");
         assert_eq!(buffers.read_at(7, &mut out), 1);
         assert_eq!(buffers.read_at(8, &mut out), 0);
-        let mut slice = Buffers::new();
-        slice.take_slice(&buffers, 3, 2);
-        assert_eq!((slice.len(), slice.iovecs().len()), (2, 2));
-        assert_eq!(slice.write_at(0, b"XYZ"), 2);
-        assert_eq!((&one, &two), (b"abcX", b"Yfgh"));
+        let mut ranges = Vec::new();
+        buffers.window(3, 2, 8, &mut ranges);
+        assert_eq!(ranges.iter().map(|range| range.iov_len).collect::<Vec<_>>(), [1, 1]);
+        ranges.clear();
+        buffers.window(3, 2, 1, &mut ranges);
+        assert_eq!(ranges.len(), 1);
+        assert_eq!(buffers.write_at(3, b"XY"), 2);
+        assert_eq!(buffers.write_at(7, b"Zz"), 1);
+        assert_eq!((&one, &two), (b"abcX", b"YfgZ"));
     }
 }

@@ -30,10 +30,6 @@ pub fn warning(text: fmt::Arguments<'_>) {
     line(LogLevel::Warning, text);
 }
 
-pub fn info(text: fmt::Arguments<'_>) {
-    line(LogLevel::Info, text);
-}
-
 pub fn debug(text: fmt::Arguments<'_>) {
     line(LogLevel::Debug, text);
 }

@@ -114,6 +114,7 @@ pub struct Session<'d> {
     memory: Arc<Memory>,
     rings: Rings<'d>,
     waiting: Option<Waiting>,
+    /// The monitor's channel for requests of the device, of which there are none yet: it stays open.
     backend: Option<OwnedFd>,
     news: Vec<Client>,
 }
@@ -136,11 +137,6 @@ impl<'d> Session<'d> {
     /// What the supervisor should hear about since the last call.
     pub fn take_news(&mut self) -> Vec<Client> {
         std::mem::take(&mut self.news)
-    }
-
-    /// Where the monitor listens for requests of the device, of which there are none so far.
-    pub fn backend(&self) -> Option<BorrowedFd<'_>> {
-        self.backend.as_ref().map(AsFd::as_fd)
     }
 
     /// When a wait for rings ends in [`End::NotDrained`].
