@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 MAGIC = b"VFS1"
 SIZE = 64
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_DESCRIPTORS = 1
 _LAYOUT = struct.Struct("<4sHHIIQQQ24s")
 _RESERVED = bytes(24)
@@ -33,9 +33,11 @@ class Direction(enum.Enum):
 class Kind(enum.IntEnum):
     START = 1
     STOP = 2
+    SETTINGS = 3
     READY = 16
     CLIENT = 17
     LEAVING = 18
+    APPLIED = 19
 
 
 class ClientStep(enum.IntEnum):
@@ -59,9 +61,11 @@ RULES: Mapping[Kind, Rule] = MappingProxyType(
     {
         Kind.START: Rule(Direction.TO_WORKER, 1),
         Kind.STOP: Rule(Direction.TO_WORKER, 0),
+        Kind.SETTINGS: Rule(Direction.TO_WORKER, 1),
         Kind.READY: Rule(Direction.TO_SUPERVISOR, 0),
         Kind.CLIENT: Rule(Direction.TO_SUPERVISOR, 0),
         Kind.LEAVING: Rule(Direction.TO_SUPERVISOR, 0),
+        Kind.APPLIED: Rule(Direction.TO_SUPERVISOR, 0),
     }
 )
 

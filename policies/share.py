@@ -20,6 +20,24 @@ class Access(enum.Enum):
     READ_WRITE = "read-write"
 
 
+class Tier(enum.Enum):
+    """How much of the jail is there, from most to least.
+
+    FULL has every layer: namespaces and mounts of its own, all ids, Landlock. USERNS has namespaces and mounts too, but
+    built by a caller with few ids, or on a kernel without Landlock. BARE has none of its own, as in a pod: Landlock,
+    seccomp, no_new_privs and limits hold alone.
+    """
+
+    FULL = "full"
+    USERNS = "userns"
+    BARE = "bare"
+
+    @property
+    def rank(self) -> int:
+        """0 for the strongest; a minimum admits every rank up to its own."""
+        return list(Tier).index(self)
+
+
 class CacheMode(enum.Enum):
     NEVER = "never"
     AUTO = "auto"
@@ -39,28 +57,109 @@ class LogLevel(enum.Enum):
         return list(LogLevel).index(self)
 
 
-@dataclass(frozen=True)
-class Share:
-    """One directory under one tag.
+class Case(enum.Enum):
+    SENSITIVE = "sensitive"
+    INSENSITIVE = "insensitive"
 
-    *name* stands in log lines; *tag* is what the guest mounts by, 1 to 36 bytes of UTF-8 (virtio 1.3, section 5.11.4);
-    *queues* is the number of request queues offered, 1 to 8.
+
+class IdMap(enum.Enum):
+    """Whom files belong to. IDENTITY: the guest's ids are the host's. SQUASH: everything belongs to one host id.
+    RANGE: the guest's ids from 0 on are a range of the host's.
     """
+
+    IDENTITY = "identity"
+    SQUASH = "squash"
+    RANGE = "range"
+
+
+class Unmapped(enum.Enum):
+    """What a caller creates whose id has no mapping: refused, or the worker's own."""
+
+    FORBID = "forbid"
+    SQUASH = "squash"
+
+
+class SeccompAction(enum.Enum):
+    """What a system call outside the list gets: an errno and a log record, death, or (for diagnosis) a record alone."""
+
+    ERRNO = "errno"
+    KILL = "kill"
+    LOG = "log"
+
+
+@dataclass(frozen=True)
+class PathRules:
+    """Patterns relative to the share's root, as docs/policies.md defines them."""
+
+    hide: tuple[str, ...] = ()
+    readonly: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
+    case: Case = Case.SENSITIVE
+    strict_links: bool = False
+
+
+@dataclass(frozen=True)
+class Identity:
+    """*map* None: identity where the tier maps all ids, squash to the caller where it does not.
+
+    *uid* and *gid*: the host ids that SQUASH maps to; None: the caller's. *first* and *count*: the host ids of RANGE;
+    None: from /etc/subuid and /etc/subgid. *idmapped*: files of a RANGE share are stored with the guest's own ids.
+    """
+
+    map: IdMap | None = None
+    uid: int | None = None
+    gid: int | None = None
+    first: int | None = None
+    count: int | None = None
+    idmapped: bool = False
+    unmapped: Unmapped = Unmapped.FORBID
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    minimum: Tier = Tier.USERNS
+    seccomp: SeccompAction = SeccompAction.ERRNO
+
+
+@dataclass(frozen=True)
+class Child:
+    """One directory of a tree share, seen as *name* in the share's root."""
 
     name: str
     source: Path
+    access: Access = Access.READ_WRITE
+
+
+@dataclass(frozen=True)
+class Share:
+    """One directory, or a tree of several, under one tag.
+
+    *name* stands in log lines; *source* is None exactly where *children* make the tree. *tag* is what the guest mounts
+    by, 1 to 36 bytes of UTF-8 (virtio 1.3, section 5.11.4); *timeout* is how long the guest may cache names and
+    attributes, in seconds, None by cache mode; *queues* is the number of request queues offered, 1 to 8.
+    """
+
+    name: str
+    source: Path | None
     tag: str
     access: Access = Access.READ_WRITE
     cache: CacheMode = CacheMode.AUTO
+    timeout: float | None = None
     writeback: bool = False
     xattr: bool = False
     queues: int = 4
     log_level: LogLevel = LogLevel.INFO
+    children: tuple[Child, ...] = ()
+    paths: PathRules = PathRules()
+    identity: Identity = Identity()
+    sandbox: Sandbox = Sandbox()
 
     def __post_init__(self) -> None:
         check_tag(self.tag)
         if not self.name or not self.name.isprintable():
             raise ShareError(f"share name {self.name!r}: printable characters are accepted, at least one")
+        if (self.source is None) != bool(self.children):
+            raise ShareError(f"share {self.name}: either one directory or a tree of several")
         if not 1 <= self.queues <= MAX_QUEUES:
             raise ShareError(f"{self.queues} queues: 1 to {MAX_QUEUES} are accepted")
 

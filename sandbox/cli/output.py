@@ -32,7 +32,7 @@ class Output:
 
     def _listening(self, event: Listening) -> None:
         share = self._share
-        source = printable(os.fsencode(share.source))
+        source = printable(os.fsencode(share.source or "a tree"))
         socket = printable(os.fsencode(event.socket))
         start = (
             f"ready: {source} as tag {share.tag} on {socket} "

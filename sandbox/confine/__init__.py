@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from virtiofs_sandbox.confine.host import HostProbe, probe_host
-    from virtiofs_sandbox.confine.plan import LandlockPlan, LaunchPlan, Tier
+    from virtiofs_sandbox.confine.plan import LandlockPlan, LaunchPlan
     from virtiofs_sandbox.confine.planning import CannotConfineError, prepare
+    from virtiofs_sandbox.policies.share import Tier
 
 __all__ = ["CannotConfineError", "HostProbe", "LandlockPlan", "LaunchPlan", "Tier", "prepare", "probe_host"]
 

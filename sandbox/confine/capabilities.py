@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from virtiofs_sandbox.confine.plan import Tier
-from virtiofs_sandbox.policies.share import Access, Share
+from virtiofs_sandbox.policies.share import Access, Share, Tier
 
 
 class Capability(enum.IntEnum):

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from typing import Literal
 
-
-class Tier(enum.Enum):
-    """How much of the jail this host allows.
-
-    FULL has every layer and maps all ids; USERNS is the same built by an unprivileged caller, whose one id is mapped
-    to itself, so that whatever a guest creates belongs to the caller.
-    """
-
-    FULL = "full"
-    USERNS = "userns"
+from virtiofs_sandbox.policies.share import Tier
 
 
 @dataclass(frozen=True)
@@ -34,13 +24,22 @@ class LandlockPlan:
 
 
 @dataclass(frozen=True)
+class RoleFilters:
+    """The seccomp programs that each role of the worker loads over the first one: arrays of struct sock_filter."""
+
+    keeper: bytes
+    control: bytes
+    queue: bytes
+
+
+@dataclass(frozen=True)
 class LaunchPlan:
     """Everything the zygote and the jail stages need; made by `prepare`, sent to the zygote as it is.
 
     *ids* is what the worker's configuration gets: who owns what a guest creates. *warnings* are sentences about layers
     that this host lacks. Paths are absolute. Capability sets are masks with bit N for capability N. *exec_key* is the
     number without which the seccomp program lets nothing be executed; *seccomp_unlogged* is a second program, loaded
-    before it and without its flags.
+    before it and without its flags; *filters* and *attributes* go into the worker's configuration (ipc/README.md).
     """
 
     share: str
@@ -62,5 +61,7 @@ class LaunchPlan:
     seccomp_flags: int
     seccomp_unlogged: bytes
     exec_key: int
+    filters: RoleFilters | None
+    attributes: Literal["path", "open"]
     end_with_supervisor: bool
     cgroups: tuple[bytes, ...] = ()

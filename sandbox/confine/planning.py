@@ -9,8 +9,8 @@ from pathlib import Path
 
 from virtiofs_sandbox.confine import capabilities, ids, landlock, seccomp
 from virtiofs_sandbox.confine.host import HostProbe
-from virtiofs_sandbox.confine.plan import LaunchPlan, Tier
-from virtiofs_sandbox.policies.share import Access, Share
+from virtiofs_sandbox.confine.plan import LaunchPlan
+from virtiofs_sandbox.policies.share import Access, Share, Tier
 from virtiofs_sandbox.syscalls import mounts
 
 WANTED_DESCRIPTORS = 1_000_000
@@ -35,7 +35,7 @@ def prepare(share: Share, host: HostProbe, *, worker: Path, end_with_supervisor:
     exec_key = secrets.randbits(64)
     return LaunchPlan(
         share=share.name,
-        source=os.fsencode(share.source.absolute()),
+        source=os.fsencode(_source(share)),
         worker=os.fsencode(worker.absolute()),
         tier=tier,
         ids="caller" if full else "self",
@@ -53,8 +53,16 @@ def prepare(share: Share, host: HostProbe, *, worker: Path, end_with_supervisor:
         seccomp_flags=seccomp.FLAGS,
         seccomp_unlogged=seccomp.unlogged_program(),
         exec_key=exec_key,
+        filters=None,
+        attributes="path",
         end_with_supervisor=end_with_supervisor,
     )
+
+
+def _source(share: Share) -> Path:
+    if share.source is None:
+        raise CannotConfineError("shares of several directories cannot be built yet")
+    return share.source.absolute()
 
 
 def _tier(host: HostProbe) -> tuple[Tier, str | None]:

@@ -15,7 +15,8 @@ from contextlib import ExitStack
 from typing import Protocol
 
 from virtiofs_sandbox.confine import LaunchPlan
-from virtiofs_sandbox.ipc.config import WorkerConfig, encode_config
+from virtiofs_sandbox.confine.rules import worker_rules
+from virtiofs_sandbox.ipc.config import Filters, WorkerConfig, encode_config
 from virtiofs_sandbox.ipc.descriptors import OwnedFd
 from virtiofs_sandbox.ipc.exits import Ending
 from virtiofs_sandbox.ipc.memfds import ARENA_BYTES, STATISTICS_BYTES, fixed_memory, sealed_document
@@ -195,7 +196,7 @@ async def launch_worker(share: Share, plan: LaunchPlan, generation: int, launche
     """Makes what crosses the boundary, launches, and keeps this side's ends. Raises LaunchError or OSError."""
     config = encode_config(
         WorkerConfig(
-            version=1,
+            version=2,
             share=share.name,
             generation=generation,
             tag=share.tag,
@@ -203,7 +204,13 @@ async def launch_worker(share: Share, plan: LaunchPlan, generation: int, launche
             cache=share.cache.value,
             writeback=share.writeback,
             xattr=share.xattr,
+            timeout_ms=None if share.timeout is None else round(share.timeout * 1000),
             ids=plan.ids,
+            unmapped=share.identity.unmapped.value,
+            attributes=plan.attributes,
+            tree=bool(share.children),
+            rules=worker_rules(share),
+            filters=_filters(plan),
             queues=share.queues,
             log_level=share.log_level.value,
         )
@@ -222,6 +229,11 @@ async def launch_worker(share: Share, plan: LaunchPlan, generation: int, launche
         jail = await launcher.launch(plan, HandOver(*numbers))
         ours.pop_all()
     return Worker(jail, channel, log_read, page, share.log_level)
+
+
+def _filters(plan: LaunchPlan) -> Filters | None:
+    programs = plan.filters
+    return Filters.of_programs(programs.keeper, programs.control, programs.queue) if programs else None
 
 
 def start_message(generation: int, client: Client) -> Message:

@@ -9,7 +9,7 @@ from typing import Any
 
 from virtiofs_sandbox.confine import LaunchPlan
 from virtiofs_sandbox.ipc import messages
-from virtiofs_sandbox.ipc.config import WorkerConfig, encode_config
+from virtiofs_sandbox.ipc.config import Rules, WorkerConfig, encode_config
 from virtiofs_sandbox.ipc.messages import Direction, Kind, Message
 
 from tests.guest import fuse
@@ -25,7 +25,7 @@ READ_SECONDS = 10.0
 
 def document(plan: LaunchPlan) -> bytes:
     config = WorkerConfig(
-        version=1,
+        version=2,
         share=plan.share,
         generation=GENERATION,
         tag="tag",
@@ -33,7 +33,13 @@ def document(plan: LaunchPlan) -> bytes:
         cache="auto",
         writeback=False,
         xattr=True,
+        timeout_ms=None,
         ids=plan.ids,
+        unmapped="forbid",
+        attributes="path",
+        tree=False,
+        rules=Rules(),
+        filters=None,
         queues=2,
         log_level="debug",
     )

@@ -38,6 +38,8 @@ PLAN = LaunchPlan(
     seccomp_flags=0,
     seccomp_unlogged=b"",
     exec_key=0,
+    filters=None,
+    attributes="path",
     end_with_supervisor=True,
 )
 Script = Callable[[int], Behaviour]

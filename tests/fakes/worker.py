@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from virtiofs_sandbox.ipc.config import decode_config
-from virtiofs_sandbox.ipc.messages import Direction, Kind, Message
+from virtiofs_sandbox.ipc.messages import PROTOCOL_VERSION, Direction, Kind, Message
 from virtiofs_sandbox.ipc.stats import MAGIC
 from virtiofs_sandbox.ipc.transport import ChannelClosedError, ControlChannel
 
@@ -140,7 +140,7 @@ def play(behaviour: Behaviour) -> NoReturn:
     os.pwrite(PAGE, struct.pack("<5Q", MAGIC, 1, session.config.generation, 0, 7), 0)
     if not behaviour.ready:
         time.sleep(1000)
-    session.send(Kind.READY, a=1)
+    session.send(Kind.READY, a=PROTOCOL_VERSION)
     if behaviour.deserts:
         session.channel.close()
         os.write(2, b"<6>deserted\n")

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from virtiofs_sandbox.ipc.messages import Kind, Message, encode
+from virtiofs_sandbox.ipc.messages import PROTOCOL_VERSION, Kind, Message, encode
 from virtiofs_sandbox.launcher import HandOver
 from virtiofs_sandbox.supervisor.events import (
     BackingOff,
@@ -63,7 +63,10 @@ def test_a_death_is_told_in_words_and_the_next_client_is_served(tmp_path: Path, 
     ("order", "reason"),
     [
         ("raw 00", "broken control message: 1 bytes"),
-        ("raw " + encode(Message(Kind.READY, 1, a=1)).hex(), "out of order: message READY while serving"),
+        (
+            "raw " + encode(Message(Kind.READY, 1, a=PROTOCOL_VERSION)).hex(),
+            "out of order: message READY while serving",
+        ),
         ("raw " + encode(Message(Kind.STOP, 1)).hex(), "broken control message: STOP goes to worker"),
         ("raw " + encode(Message(Kind.CLIENT, 2, 1)).hex(), "speaks for launch 2"),
         ("client 77", "unknown code 77"),

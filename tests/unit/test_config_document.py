@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from virtiofs_sandbox.ipc.config import MAX_BYTES, ConfigError, WorkerConfig, decode_config, encode_config
 
 DOCUMENT: dict[str, Any] = {
-    "version": 1,
+    "version": 2,
     "share": "data",
     "generation": 3,
     "tag": "data",
@@ -19,7 +19,13 @@ DOCUMENT: dict[str, Any] = {
     "cache": "auto",
     "writeback": False,
     "xattr": True,
+    "timeout_ms": 500,
     "ids": "caller",
+    "unmapped": "forbid",
+    "attributes": "path",
+    "tree": False,
+    "rules": {"hide": ["**/.env"], "readonly": [], "allow": [], "case": "sensitive", "strict_links": False},
+    "filters": {"keeper": [], "control": [6], "queue": [2**64 - 1]},
     "queues": 4,
     "log_level": "info",
 }
@@ -40,7 +46,7 @@ def test_a_missing_field_is_refused_by_name(field: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("version", 2),
+        ("version", 3),
         ("generation", -1),
         ("generation", 2**32),
         ("generation", True),
@@ -49,7 +55,13 @@ def test_a_missing_field_is_refused_by_name(field: str) -> None:
         ("tag", "ü" * 19),
         ("readonly", "yes"),
         ("cache", "sometimes"),
+        ("timeout_ms", -1),
         ("ids", "root"),
+        ("unmapped", "allow"),
+        ("attributes", "handle"),
+        ("tree", 1),
+        ("rules", {"deny": []}),
+        ("filters", {"keeper": [], "control": [], "queue": [2**64]}),
         ("queues", 0),
         ("queues", 9),
         ("log_level", "trace"),

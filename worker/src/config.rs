@@ -6,10 +6,10 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
-pub const VERSION: u32 = 1;
-pub const MAX_BYTES: u64 = 64 * 1024;
+pub const VERSION: u32 = 2;
+pub const MAX_BYTES: u64 = 256 * 1024;
 pub const MAX_TAG_BYTES: usize = 36;
 pub const MAX_QUEUES: u16 = 8;
 
@@ -33,6 +33,54 @@ pub enum Ids {
     Own,
 }
 
+/// What a caller gets whose id has no mapping.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Unmapped {
+    /// EPERM for whatever it creates.
+    Forbid,
+    /// What it creates belongs to the worker's own ids.
+    Squash,
+}
+
+/// How mode, owner, times and extended attributes are changed.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Attributes {
+    /// By calls that take a path or an O_PATH descriptor.
+    Path,
+    /// Only through descriptors opened for data, which Landlock has judged: the jail has no mounts of its own.
+    Open,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Case {
+    #[default]
+    Sensitive,
+    Insensitive,
+}
+
+/// Which names of the share the guest sees and which it may change: patterns as docs/policies.md defines them.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Rules {
+    pub hide: Vec<String>,
+    pub readonly: Vec<String>,
+    pub allow: Vec<String>,
+    pub case: Case,
+    pub strict_links: bool,
+}
+
+/// The second, tighter seccomp program of each role: one little-endian u64 per `struct sock_filter`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Filters {
+    pub keeper: Vec<u64>,
+    pub control: Vec<u64>,
+    pub queue: Vec<u64>,
+}
+
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
@@ -44,6 +92,7 @@ pub enum LogLevel {
 
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
+#[allow(clippy::struct_excessive_bools)] // independent settings, each named in the document
 pub struct Config {
     pub version: u32,
     pub share: String,
@@ -53,9 +102,24 @@ pub struct Config {
     pub cache: CacheMode,
     pub writeback: bool,
     pub xattr: bool,
+    /// How long the guest may cache names and attributes, in milliseconds; by cache mode if there is none.
+    #[serde(deserialize_with = "present")]
+    pub timeout_ms: Option<u32>,
     pub ids: Ids,
+    pub unmapped: Unmapped,
+    pub attributes: Attributes,
+    /// The root only holds the mounts of a tree share and takes no changes.
+    pub tree: bool,
+    pub rules: Rules,
+    #[serde(deserialize_with = "present")]
+    pub filters: Option<Filters>,
     pub queues: u16,
     pub log_level: LogLevel,
+}
+
+/// A field that may be null but must be there: without this, serde takes a missing one for null.
+fn present<'d, D: Deserializer<'d>, T: Deserialize<'d>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Option::deserialize(deserializer)
 }
 
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use rustix::net::{
 };
 
 pub const MESSAGE_BYTES: usize = 64;
-pub const PROTOCOL_VERSION: u64 = 1;
+pub const PROTOCOL_VERSION: u64 = 2;
 const MAGIC: [u8; 4] = *b"VFS1";
 const USED_BYTES: usize = 40;
 
@@ -50,14 +50,16 @@ impl Exit {
 pub enum Kind {
     Start = 1,
     Stop = 2,
+    Settings = 3,
     Ready = 16,
     Client = 17,
     Leaving = 18,
+    Applied = 19,
 }
 
 impl Kind {
     fn of(number: u16) -> Option<Self> {
-        [Self::Start, Self::Stop, Self::Ready, Self::Client, Self::Leaving]
+        [Self::Start, Self::Stop, Self::Settings, Self::Ready, Self::Client, Self::Leaving, Self::Applied]
             .into_iter()
             .find(|kind| *kind as u16 == number)
     }

@@ -187,8 +187,10 @@ mod tests {
 
     fn server(share: &Path) -> Server {
         let config = Config::parse(
-            br#"{"version": 1, "share": "s", "generation": 1, "tag": "t", "readonly": false, "cache": "auto",
-                 "writeback": false, "xattr": false, "ids": "caller", "queues": 1, "log_level": "error"}"#,
+            br#"{"version": 2, "share": "s", "generation": 1, "tag": "t", "readonly": false, "cache": "auto",
+                 "writeback": false, "xattr": false, "timeout_ms": null, "ids": "caller", "unmapped": "forbid",
+                 "attributes": "path", "tree": false, "filters": null, "queues": 1, "log_level": "error",
+                 "rules": {"hide": [], "readonly": [], "allow": [], "case": "sensitive", "strict_links": false}}"#,
         );
         let arena = File::options().read(true).write(true).create_new(true).open(share.join("arena")).expect("arena");
         arena.set_len(1 << 20).expect("set_len");

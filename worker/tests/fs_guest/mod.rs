@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use virtiofs_worker::buffers::Buffers;
-use virtiofs_worker::config::{CacheMode, Config, Ids, LogLevel};
+use virtiofs_worker::config::{Attributes, CacheMode, Config, Ids, LogLevel, Rules, Unmapped};
 use virtiofs_worker::fs::{Event, Served, Server, ThreadState};
 use virtiofs_worker::fuse::Opcode;
 use virtiofs_worker::journal::{Arena, Report};
@@ -24,7 +24,7 @@ pub const ALL_FLAGS: u64 = u64::MAX;
 
 pub fn config() -> Config {
     Config {
-        version: 1,
+        version: 2,
         share: "test".into(),
         generation: 1,
         tag: "test".into(),
@@ -32,7 +32,13 @@ pub fn config() -> Config {
         cache: CacheMode::Auto,
         writeback: false,
         xattr: true,
+        timeout_ms: None,
         ids: Ids::Caller,
+        unmapped: Unmapped::Forbid,
+        attributes: Attributes::Path,
+        tree: false,
+        rules: Rules::default(),
+        filters: None,
         queues: 1,
         log_level: LogLevel::Error,
     }

@@ -209,8 +209,10 @@ impl Drop for Worker {
 
 pub fn document(queues: u16) -> String {
     format!(
-        r#"{{"version":1,"share":"test","generation":{GENERATION},"tag":"tag","readonly":false,"cache":"auto",
-        "writeback":false,"xattr":false,"ids":"caller","queues":{queues},"log_level":"info"}}"#
+        r#"{{"version":2,"share":"test","generation":{GENERATION},"tag":"tag","readonly":false,"cache":"auto",
+        "writeback":false,"xattr":false,"timeout_ms":null,"ids":"caller","unmapped":"forbid","attributes":"path","tree":false,
+        "rules":{{"hide":[],"readonly":[],"allow":[],"case":"sensitive","strict_links":false}},"filters":null,
+        "queues":{queues},"log_level":"info"}}"#
     )
 }
 
