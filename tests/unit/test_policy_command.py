@@ -163,7 +163,7 @@ def test_what_run_refuses_and_with_which_status(
         write(tmp_path, "gone.toml", '[share]\nsource = "@/gone"\ntag = "gone"\n')
     elif target == "./other":
         (tmp_path / "shares.d/other.toml").unlink()
-    assert status("run", *arguments) == number
+    assert status("run", *arguments, "--worker", "/bin/true") == number
     assert complaint in capfd.readouterr().err
 
 
