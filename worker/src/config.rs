@@ -184,14 +184,14 @@ impl Config {
 
 impl LiveSettings {
     /// Parses and checks a document; its patterns come compiled.
-    pub fn parse(document: &[u8]) -> Result<(Self, Option<rules::Rules>), ConfigError> {
+    pub fn parse(document: &[u8]) -> Result<(Self, rules::Rules), ConfigError> {
         let settings: Self = serde_json::from_slice(document).map_err(ConfigError::Parse)?;
         let rules = rules::Rules::compile(&settings.rules).map_err(ConfigError::Pattern)?;
         Ok((settings, rules))
     }
 
     /// Reads the document behind *memfd*, from its start.
-    pub fn read(memfd: BorrowedFd<'_>) -> Result<(Self, Option<rules::Rules>), ConfigError> {
+    pub fn read(memfd: BorrowedFd<'_>) -> Result<(Self, rules::Rules), ConfigError> {
         Self::parse(&document(memfd)?)
     }
 }

@@ -113,9 +113,6 @@ impl Server {
         if mask & !(libc::R_OK | libc::W_OK | libc::X_OK) != 0 {
             return refuse(libc::EINVAL);
         }
-        if self.readonly && mask & libc::W_OK != 0 {
-            return refuse(libc::EROFS);
-        }
         let attr = self.attributes(call.header.node)?;
         if granted(&attr, call.header.uid, call.header.gid) & mask as u32 == mask as u32 {
             Ok(Answer::Encoded)

@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(server.stat(gone.id).err(), stale);
         assert_eq!(server.open_node(gone.id, libc::O_RDWR).err(), stale);
         assert_eq!(server.descriptor(gone.id).err(), stale);
-        let found = server.enter(directory, c"file").expect("enter");
+        let found = server.enter(None, directory, c"file").expect("enter");
         assert_ne!(found.id, gone.id);
         assert!(server.open_node(found.id, libc::O_RDWR).is_ok());
         std::fs::remove_dir_all(&share).expect("remove");

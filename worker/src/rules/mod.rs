@@ -92,8 +92,7 @@ pub struct Verdict {
 }
 
 impl Rules {
-    /// `None` when there are no patterns: nothing has to be asked then.
-    pub fn compile(source: &config::Rules) -> Result<Option<Self>, PatternError> {
+    pub fn compile(source: &config::Rules) -> Result<Self, PatternError> {
         let mut rules = Self { source: source.clone(), steps: Vec::new(), starts: Vec::new() };
         for (list, patterns) in
             [(List::Hide, &source.hide), (List::Readonly, &source.readonly), (List::Allow, &source.allow)]
@@ -107,7 +106,16 @@ impl Rules {
                 rules.add(list, components);
             }
         }
-        Ok(Some(rules).filter(|rules| !rules.starts.is_empty()))
+        Ok(rules)
+    }
+
+    /// Whether there are patterns at all: without any nothing is hidden or frozen.
+    pub fn has_patterns(&self) -> bool {
+        !self.starts.is_empty()
+    }
+
+    pub fn source(&self) -> &config::Rules {
+        &self.source
     }
 
     fn add(&mut self, list: List, components: Vec<Component>) {
@@ -119,9 +127,9 @@ impl Rules {
         self.steps.push((list, Step::End(list)));
     }
 
-    /// Whether files with several names may not be written where one of them might be hidden or frozen.
+    /// Whether files with several names may not be written, since one of those might be hidden or frozen.
     pub fn has_strict_links(&self) -> bool {
-        self.source.strict_links
+        self.source.strict_links && self.has_patterns()
     }
 
     /// Whether everything that *older* froze is frozen still.
