@@ -222,7 +222,7 @@ impl Server {
             out.entry(found.id, &found.attr, self.session.validity());
         } else {
             let attr = Attr { ino: entry.ino, mode: u32::from(entry.kind) << 12, ..Attr::default() };
-            out.entry(0, &attr, Validity { entry: 0, attr: 0 });
+            out.entry(0, &attr, Validity::default());
         }
     }
 }

@@ -47,7 +47,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use rustc_hash::FxHashSet;
 
 use crate::buffers::Buffers;
-use crate::config::{Config, Ids};
+use crate::config::{Attributes, Config, Ids, Unmapped};
 use crate::fuse::abi::OUT_HEADER_BYTES;
 use crate::fuse::request::Fields;
 use crate::fuse::{reply, Encoder, Header, Malformed, Opcode};
@@ -85,6 +85,8 @@ pub struct Server {
     readonly: bool,
     xattr: bool,
     ids: Ids,
+    unmapped: Unmapped,
+    attribute_calls: Attributes,
     law: InForce,
     root: Arc<Descriptor>,
     proc: OwnedFd,
@@ -171,6 +173,8 @@ impl Server {
             readonly: config.readonly,
             xattr: config.xattr,
             ids: config.ids,
+            unmapped: config.unmapped,
+            attribute_calls: config.attributes,
             law: InForce::new(rules, config.tree),
             proc,
             session: Session::new(config),
@@ -178,7 +182,7 @@ impl Server {
             inodes: Mutex::new(Inodes::new(Arc::clone(&arena), Arc::clone(&root), &stat, stats)),
             handles: RwLock::new(Handles::new(arena, stats)),
             renames: RwLock::new(()),
-            xattr_calls: xattr::RelativeCalls::untried(),
+            xattr_calls: xattr::RelativeCalls::untried(config.attributes),
             root,
             stats,
             events,
@@ -195,7 +199,7 @@ impl Server {
                 iovecs: data::Iovecs::default(),
                 values: xattr::Values::default(),
                 entries: directory::Entries::default(),
-                credentials: Credentials::of_this_thread(self.ids),
+                credentials: Credentials::of_this_thread(self.ids, self.unmapped),
             },
         }
     }
