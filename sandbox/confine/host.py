@@ -19,6 +19,7 @@ class HostProbe:
 
     *userns_errno*: making a user namespace; *identity_errno*: mapping all our ids into it to themselves.
     *uid_map* and *gid_map* are our own, as the kernel prints them. *landlock_abi* is 0 where there is no Landlock.
+    *audit_errno*: reading the kernel's records of what it refused.
     """
 
     kernel: str
@@ -33,6 +34,7 @@ class HostProbe:
     landlock_abi: int
     nofile_hard: int
     nr_open: int
+    audit_errno: int = 0
 
 
 def probe_host() -> HostProbe:
