@@ -282,6 +282,7 @@ def tree(work: Path, worker: Path, options: Options) -> Result:
                 await _adjust(launcher, jail.jail, MountAction.DETACH, b"three")
                 result["listed_without"] = _listed(guest)
                 result["held_still_reads"] = guest.read(node, handle, 0, 100).decode()
+                result["opened_after"] = guest.request(Opcode.OPEN, fuse.open_flags(os.O_RDONLY), node).error
                 result["detached_again"] = await _adjust(launcher, jail.jail, MountAction.DETACH, b"three")
             return result
 

@@ -1,4 +1,4 @@
-"""`run` as everybody who runs it, root, users, a container: the start line says which jail, and a guest is served."""
+"""`run` as everybody who runs it, root, users, a container: the start line says which jail, and it serves."""
 
 from __future__ import annotations
 

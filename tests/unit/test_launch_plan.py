@@ -168,8 +168,8 @@ def test_a_container_s_root_locks_its_capabilities_away_where_it_may() -> None:
 def test_read_only_without_a_mount_says_what_holds_it() -> None:
     made = plan(NO_NAMESPACES, dataclasses.replace(ADMIT_ALL, access=Access.READ_ONLY))
     assert made.warnings[1] == (
-        "read-only is held by Landlock and by the worker, not by a mount: nothing can be written, but reading moves the "
-        "access times of files that belong to somebody else"
+        "read-only is held by Landlock and by the worker, not by a mount: nothing can be written, but reading moves "
+        "the access times of files that belong to somebody else"
     )
 
 
