@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,30 +37,40 @@ def prober() -> Path:
 
 
 @pytest.fixture(scope="session")
-def worker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real worker, where every user can reach it."""
+def reachable() -> Iterator[Path]:
+    """A directory that every user can reach; pytest's own is closed to others again by the next run of pytest."""
+    directory = Path(tempfile.mkdtemp(prefix="escape-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def worker(reachable: Path) -> Path:
+    """The real worker, where every user can run it."""
     built = REPOSITORY / ".venv/bin/virtiofs-worker"
     if not built.exists():
         pytest.skip("installed without a worker")
-    copy = _open(tmp_path_factory.mktemp("worker")) / built.name
-    copy.write_bytes(built.read_bytes())
+    return _copied(built, reachable)
+
+
+def _copied(program: Path, directory: Path) -> Path:
+    copy = directory / program.name
+    shutil.copy(program, copy)
     copy.chmod(0o755)
     return copy
 
 
 @pytest.fixture
-def launch(worker: Path, prober: Path, tmp_path_factory: pytest.TempPathFactory) -> Scenario:
+def launch(worker: Path, prober: Path, reachable: Path) -> Scenario:
     """Runs one scenario of launching.py, as the caller that an environment is, and returns its result."""
 
     def run(name: str, environment: str = "root", **options: str) -> dict[str, Any]:
         if reason := environments.unavailable(environment):
             pytest.skip(reason)
-        work = _open(tmp_path_factory.mktemp("jail"))
-        binary = worker
-        if name == "probe":
-            binary = _open(tmp_path_factory.mktemp("prober")) / "prober"
-            binary.write_bytes(prober.read_bytes())
-            binary.chmod(0o755)
+        work = Path(tempfile.mkdtemp(prefix="jail-", dir=reachable))
+        work.chmod(0o755)
+        binary = _copied(prober, reachable) if name == "probe" else worker
         command = [
             *(sys.executable, "tests/guard.py", "--work", str(work), "--"),
             *environments.ENVIRONMENTS[environment].command(work),

@@ -25,13 +25,15 @@ ONLY_NAMES = {"share_dotdot_as_path", "proc_supervisor", "root_secret", "root_do
         ("user", {"identity_errno": errno.EPERM, "idmapped_errno": errno.EPERM}),
         ("user-with-range", {"identity_errno": errno.EPERM, "idmapped_errno": errno.EPERM}),
         ("user-without-mounts", dict.fromkeys(("identity_errno", "idmapped_errno", "mounts_errno"), errno.EPERM)),
+        ("root-without-namespaces", dict.fromkeys(RUNGS, errno.EPERM)),
         ("container", dict.fromkeys(RUNGS, errno.EPERM)),
     ],
 )
 def test_each_rung_is_found_as_it_is(launch: Scenario, environment: str, refused: dict[str, int]) -> None:
     found = launch("host", environment)
     assert {name: found[name] for name in RUNGS} == dict.fromkeys(RUNGS, 0) | refused
-    assert found["mounts_call"] == {"user-without-mounts": "mount", "container": "unshare"}.get(environment, "")
+    failed = {"user-without-mounts": "mount", "root-without-namespaces": "unshare", "container": "unshare"}
+    assert found["mounts_call"] == failed.get(environment, "")
 
 
 def test_a_user_s_subordinate_ids_are_found_by_its_name(launch: Scenario) -> None:
