@@ -26,6 +26,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("virtiofs_sandbox.policies.places.SYSTEM", tmp_path / "standing/shares.d")
     monkeypatch.setenv("XDG_CONFIG_HOME", os.fspath(tmp_path / "config"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", os.fspath(tmp_path / "run"))
     yield
 
 
