@@ -173,6 +173,30 @@ def test_a_source_that_is_not_there_is_status_1(tmp_path: Path, capfd: pytest.Ca
     assert f"share directory {tmp_path / 'gone'}: No such file or directory" in capfd.readouterr().err
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="a bind mount is made: needs root")
+def test_a_bind_mount_is_no_way_around_a_policy(tmp_path: Path) -> None:
+    write(tmp_path, "data.toml", SHARE)
+    (tmp_path / "elsewhere").mkdir()
+    run = [sys.executable, "-m", "virtiofs_sandbox.cli.main", "run", "./elsewhere", "--tag", "t", "--socket", "s"]
+    script = 'mount --bind srv elsewhere && exec "$@"'
+    command = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        *run,
+        "--policy-dir",
+        "shares.d",
+        "--worker",
+        "/bin/true",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert "--worker would widen the policy" in done.stderr
+
+
 def test_the_zygote_is_forked_before_policies_are_loaded(tmp_path: Path) -> None:
     write(tmp_path, "data.toml", SHARE)
     code = (
