@@ -8,7 +8,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from virtiofs_sandbox.confine import ids
+from virtiofs_sandbox.confine import ids, records
 from virtiofs_sandbox.syscalls import landlock, processes
 from virtiofs_sandbox.syscalls.capabilities import permitted_set
 
@@ -57,6 +57,7 @@ def probe_host() -> HostProbe:
         landlock_abi=_landlock_abi(),
         nofile_hard=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         nr_open=int(Path("/proc/sys/fs/nr_open").read_text()),
+        audit_errno=records.try_reading(),
     )
 
 
