@@ -30,7 +30,7 @@ from virtiofs_sandbox.confine import LaunchPlan, prepare, probe_host, seccomp
 from virtiofs_sandbox.launcher import Launcher, LaunchError, Zygote, forking
 from virtiofs_sandbox.policies.share import Access, LogLevel, Share
 from virtiofs_sandbox.supervisor.denials import Denials
-from virtiofs_sandbox.supervisor.events import Event, WorkerSaid
+from virtiofs_sandbox.supervisor.events import Event, WorkerSaid, WorkerWarm
 from virtiofs_sandbox.supervisor.loglines import parse_line
 from virtiofs_sandbox.syscalls import mounts
 
@@ -410,11 +410,12 @@ def denial(work: Path, prober: Path, options: Options) -> Result:
             async with running(Launcher(stage.zygote), plan, serving.document(plan)) as jail:
                 denials.launched("probe", serving.GENERATION, jail.jail.pid)
                 with serving.connected(jail.control) as guest:
+                    denials.show(WorkerWarm("probe", serving.GENERATION, None, jail.jail.pid, 0.0))
                     guest.start(queues=2)
                     guest.init()
                     answers = [guest.request(Opcode.STATFS).error for _ in range(int(options.get("times", "1")))]
                     serves = guest.serves()
-                await asyncio.sleep(0.2)
+                await _something_told(told, 5.0 if options["source"] == "records" else 0.0)
                 for line in b"".join(_logged(jail.log)).splitlines():
                     said = parse_line(line)
                     denials.show(WorkerSaid("probe", serving.GENERATION, None, said.level, said.text))
@@ -425,6 +426,12 @@ def denial(work: Path, prober: Path, options: Options) -> Result:
         }
 
     return asyncio.run(run())
+
+
+async def _something_told(told: list[Event], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not told and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
 
 
 def _refuses_fstatfs(answer: int) -> bytes:

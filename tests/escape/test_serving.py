@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from virtiofs_sandbox.confine import records
 from virtiofs_sandbox.ipc.exits import ExitCode
 
 from tests.escape.conftest import REPOSITORY, Scenario
@@ -47,9 +48,9 @@ BY_WORKER = "seccomp refused system call fstatfs to the worker: not on its list 
 
 def test_a_refusal_is_a_line_from_the_kernel_s_record(scenario: Scenario, worker: str) -> None:
     """As root of the initial namespaces, with CAP_AUDIT_READ."""
+    if records.try_reading():
+        pytest.skip("the audit records of this machine cannot be read here")
     result = scenario("denial", worker=worker, source="records")
-    if not result["told"]:
-        pytest.skip("the audit records of this machine cannot be read")
     assert result == {"answers": [EPERM], "serves": True, "told": [BY_RECORD]}
 
 
