@@ -415,7 +415,7 @@ def denial(work: Path, prober: Path, options: Options) -> Result:
                     guest.init()
                     answers = [guest.request(Opcode.STATFS).error for _ in range(int(options.get("times", "1")))]
                     serves = guest.serves()
-                await _something_told(told, 5.0 if options["source"] == "records" else 0.0)
+                await _a_warning(told, 5.0 if options["source"] == "records" else 0.0)
                 for line in b"".join(_logged(jail.log)).splitlines():
                     said = parse_line(line)
                     denials.show(WorkerSaid("probe", serving.GENERATION, None, said.level, said.text))
@@ -428,9 +428,9 @@ def denial(work: Path, prober: Path, options: Options) -> Result:
     return asyncio.run(run())
 
 
-async def _something_told(told: list[Event], seconds: float) -> None:
+async def _a_warning(told: list[Event], seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while not told and time.monotonic() < deadline:
+    while time.monotonic() < deadline and not any(event.level is LogLevel.WARNING for event in told):
         await asyncio.sleep(0.01)
 
 
