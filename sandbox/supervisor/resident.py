@@ -9,6 +9,7 @@ from typing import Any
 
 from virtiofs_sandbox.confine import LaunchPlan
 from virtiofs_sandbox.policies.share import Share
+from virtiofs_sandbox.supervisor.denials import Denials
 from virtiofs_sandbox.supervisor.events import HostLacks, Sink, Stopped, Stopping
 from virtiofs_sandbox.supervisor.listener import Listener
 from virtiofs_sandbox.supervisor.service import Service
@@ -56,12 +57,15 @@ async def run_share(
     for warning in plan.warnings:
         sink(HostLacks(share.name, warning))
     zygotes = Zygotes(share.name, launching, sink)
+    denials = Denials(sink)
 
     async def launch(generation: int) -> Worker:
-        return await launch_worker(share, plan, generation, zygotes)
+        worker = await launch_worker(share, plan, generation, zygotes)
+        denials.launched(share.name, generation, worker.pid)
+        return worker
 
-    service = Service(share.name, launch, sink, timing)
-    with _StopSignals() as signals:
+    service = Service(share.name, launch, denials.show, timing)
+    with denials, _StopSignals() as signals:
         wait = asyncio.ensure_future(signals.next())
         clean = True
         try:
