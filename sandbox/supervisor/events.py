@@ -219,6 +219,55 @@ class WorkerEnded(WorkerEvent):
 
 
 @dataclass(frozen=True)
+class SettingsApplied(WorkerEvent):
+    """*revoked*: open handles on what is hidden now, as the worker claims."""
+
+    serial: int
+    revoked: int
+    seconds: float
+
+    def __str__(self) -> str:
+        revoked = f"; {self.revoked} open handle(s) closed" if self.revoked else ""
+        return f"works by the new settings (number {self.serial}, after {self.seconds * 1000:.0f} ms){revoked}"
+
+
+@dataclass(frozen=True)
+class SettingsNotApplied(WorkerEvent):
+    """The new settings forbid nothing that the old ones allow, so the worker may stay."""
+
+    reason: str
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return f"{self.reason}; the settings before hold until the client leaves"
+
+
+@dataclass(frozen=True)
+class TakesEffectLater(WorkerEvent):
+    """*changes* need a new jail."""
+
+    changes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"takes effect when the client leaves: {'; '.join(self.changes)}"
+
+
+@dataclass(frozen=True)
+class WorkerReplaced(WorkerEvent):
+    """It was warm, and launched by what the policy said before."""
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.DEBUG
+
+    def __str__(self) -> str:
+        return "replaced: it was launched before the reload"
+
+
+@dataclass(frozen=True)
 class LaunchFailed(WorkerEvent):
     reason: str
 
@@ -266,6 +315,29 @@ class ZygoteReplaced(Event):
 
     def __str__(self) -> str:
         return f"a new zygote runs (pid {self.pid})"
+
+
+@dataclass(frozen=True)
+class Reloaded(Event):
+    """The policy was read again; *changes* in words. *log_level* holds from here on."""
+
+    changes: tuple[str, ...]
+    log_level: LogLevel
+
+    def __str__(self) -> str:
+        return f"policy reloaded: {'; '.join(self.changes) or 'nothing changed'}"
+
+
+@dataclass(frozen=True)
+class ReloadRefused(Event):
+    reason: str
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.ERROR
+
+    def __str__(self) -> str:
+        return f"reload refused: {self.reason}; everything stays as it was"
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,12 @@ import math
 import os
 import signal
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Protocol
 
 from virtiofs_sandbox.confine import LaunchPlan
 from virtiofs_sandbox.confine.rules import worker_rules
-from virtiofs_sandbox.ipc.config import Filters, WorkerConfig, encode_config
+from virtiofs_sandbox.ipc.config import Filters, LiveSettings, WorkerConfig, encode_config, encode_settings
 from virtiofs_sandbox.ipc.descriptors import OwnedFd
 from virtiofs_sandbox.ipc.exits import Ending
 from virtiofs_sandbox.ipc.memfds import ARENA_BYTES, STATISTICS_BYTES, fixed_memory, sealed_document
@@ -35,6 +36,14 @@ _READ_BYTES = 4096
 _LINE_RATE = LineRate(per_second=10, burst=200)
 # Somebody who asked for every request wants to see every request.
 _DEBUG_LINE_RATE = LineRate(per_second=2000, burst=2000)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a worker is launched by: the share, and the plan that was prepared for it."""
+
+    share: Share
+    plan: LaunchPlan
 
 
 class JailLauncher(Protocol):
@@ -62,8 +71,7 @@ class Worker:
         self._log = log
         self._page = page
         self._loop = asyncio.get_running_loop()
-        rate = _DEBUG_LINE_RATE if log_level is LogLevel.DEBUG else _LINE_RATE
-        self._lines = LogLines(rate, self._loop.time())
+        self._lines = LogLines(_rate(log_level), self._loop.time())
         self._handler: WorkerHandler | None = None
         self._refill: asyncio.TimerHandle | None = None
         self._muted = False
@@ -80,6 +88,12 @@ class Worker:
     def send(self, message: Message, client: Client | None = None) -> None:
         """Raises ChannelClosedError when the worker is gone, BlockingIOError when it does not read."""
         self._channel.send(message, () if client is None else (client.fileno(),))
+
+    def send_settings(self, message: Message, settings: LiveSettings) -> None:
+        """Raises as `send` does, and ConfigError for settings that are too long."""
+        with sealed_document("virtiofs-settings", encode_settings(settings)) as document:
+            self._channel.send(message, (document.fileno(),))
+        self._lines.rate = _rate(LogLevel(settings.log_level))
 
     def kill(self) -> None:
         """SIGKILL to the keeper, and so to everything in its pid namespace."""
@@ -192,8 +206,13 @@ class Worker:
         return self._handler
 
 
-async def launch_worker(share: Share, plan: LaunchPlan, generation: int, launcher: JailLauncher) -> Worker:
+def _rate(level: LogLevel) -> LineRate:
+    return _DEBUG_LINE_RATE if level is LogLevel.DEBUG else _LINE_RATE
+
+
+async def launch_worker(terms: Terms, generation: int, launcher: JailLauncher) -> Worker:
     """Makes what crosses the boundary, launches, and keeps this side's ends. Raises LaunchError or OSError."""
+    share, plan = terms.share, terms.plan
     config = encode_config(
         WorkerConfig(
             version=2,
@@ -238,6 +257,10 @@ def _filters(plan: LaunchPlan) -> Filters | None:
 
 def start_message(generation: int, client: Client) -> Message:
     return Message(Kind.START, generation, a=client.peer.pid, b=client.peer.uid & 0xFFFFFFFF)
+
+
+def settings_message(generation: int, serial: int) -> Message:
+    return Message(Kind.SETTINGS, generation, a=serial)
 
 
 def stop_message(generation: int, grace: float) -> Message:
