@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 from virtiofs_sandbox.confine import LaunchPlan, Tier
+from virtiofs_sandbox.confine.plan import MountChange
 from virtiofs_sandbox.launcher.errors import LaunchError, failure
 from virtiofs_sandbox.launcher.reports import ALIVE, ANSWER, GO, RECORD, REQUEST_NUMBER, Stage
 from virtiofs_sandbox.launcher.zygote import Zygote
@@ -62,6 +63,10 @@ class Launcher:
                     jail = await launching
                     _end(jail.pidfd)
                 raise
+
+    async def adjust(self, jail: Jail, changes: tuple[MountChange, ...]) -> None:
+        """Makes *changes* to the mounts of a running jail, in order. Raises LaunchError; those before it stay made."""
+        raise LaunchError("changing mounts", "adjust", 0, "a new jail is needed")
 
     async def _launch(self, plan: LaunchPlan, hand_over: HandOver) -> Jail:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
