@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from virtiofs_sandbox.confine.plan import ChildMount
 from virtiofs_sandbox.confine.rules import literal, worker_rules
 from virtiofs_sandbox.ipc.config import ConfigError, LiveSettings, Rules, encode_settings
 from virtiofs_sandbox.policies.share import Child, Share
@@ -24,6 +26,10 @@ class Reach(enum.Enum):
     MOUNTS = "the running jail takes it over, by mounts and then its worker"
     JAIL = "it takes a new jail"
     NONE = "a running share keeps it"
+
+    @property
+    def rank(self) -> int:
+        return list(Reach).index(self)
 
 
 REACH: Mapping[str, Reach] = MappingProxyType(
@@ -77,27 +83,23 @@ def refusal(old: Share, new: Share) -> str | None:
     if kept:
         return f"{'; '.join(kept)}: a running share keeps its name and tag; stop it and start it anew"
     try:
-        encode_settings(live_settings(new, new))
+        encode_settings(live_settings(new, new, ()))
     except ConfigError as error:
         return str(error)
     return None
 
 
-def live_settings(jail: Share, new: Share) -> LiveSettings:
+def live_settings(jail: Share, new: Share, mounted: Collection[ChildMount]) -> LiveSettings:
     """What the worker in a jail built for *jail* is told once the share is *new*.
 
-    Children that are still mounted in the jail and no longer in the share are hidden; those that are both are frozen as
-    the share now says.
+    Of the children that are *mounted* in the jail, those that are no longer in the share, or lie elsewhere, are hidden.
     """
     share = dataclasses.replace(jail, paths=new.paths, log_level=new.log_level)
     if jail.children and new.children:
-        stays = {child.name: child for child in new.children}
-        gone = tuple(literal(child.name) for child in jail.children if not _same_place(child, stays.get(child.name)))
-        share = dataclasses.replace(
-            share,
-            paths=dataclasses.replace(new.paths, hide=new.paths.hide + gone),
-            children=tuple(stays.get(child.name, child) for child in jail.children),
-        )
+        places = {(os.fsencode(child.name), os.fsencode(child.source.absolute())) for child in new.children}
+        gone = sorted(os.fsdecode(mount.name) for mount in mounted if (mount.name, mount.source) not in places)
+        hide = new.paths.hide + tuple(map(literal, gone))
+        share = dataclasses.replace(share, paths=dataclasses.replace(new.paths, hide=hide), children=new.children)
     return LiveSettings(rules=worker_rules(share), log_level=share.log_level.value)
 
 
@@ -110,10 +112,6 @@ def is_stricter(old: Rules, new: Rules) -> bool:
         or (new.strict_links and not old.strict_links)
         or (old.case != new.case and bool(new.hide or new.readonly or new.allow))
     )
-
-
-def _same_place(mounted: Child, wanted: Child | None) -> bool:
-    return wanted is not None and mounted.source == wanted.source
 
 
 def _words(field: str, before: object, after: object) -> Iterator[str]:

@@ -23,6 +23,7 @@ from virtiofs_sandbox.supervisor.events import (
     TakesEffectLater,
     WorkerReplaced,
 )
+from virtiofs_sandbox.supervisor.jailmounts import JailMounts
 from virtiofs_sandbox.supervisor.listener import Listener
 from virtiofs_sandbox.supervisor.slot import Launch, Slot
 from virtiofs_sandbox.supervisor.states import GOING, State
@@ -95,14 +96,16 @@ class Service:
         """
         self._terms = terms
         if self._holder is not None:
-            late = _beyond_live(self._holder, terms)
+            late = _beyond(Reach.MOUNTS, self._holder, terms)
             if late and self._holder.state not in GOING:
                 words = tuple(change.words for change in late)
                 self._sink(TakesEffectLater(self._share, self._holder.generation, self._holder.peer, words))
             self._holder.adopt(terms)
         if self._next is None:
             return
-        if self._next.state is State.BACKOFF or not _beyond_live(self._next, terms):
+        # Mounts of a jail that nobody uses yet are sooner made anew than changed.
+        same_mounts = JailMounts.of(self._next.terms.plan) == JailMounts.of(terms.plan)
+        if self._next.state is State.BACKOFF or (same_mounts and not _beyond(Reach.SETTINGS, self._next, terms)):
             self._next.adopt(terms)
             return
         self._sink(WorkerReplaced(self._share, self._next.generation, None))
@@ -283,6 +286,6 @@ class Service:
             self._loop.remove_reader(self._listener.fileno())
 
 
-def _beyond_live(slot: Slot, terms: Terms) -> list[Change]:
-    """What of *terms* the jail of *slot* cannot take over."""
-    return [change for change in changes(slot.terms.share, terms.share) if change.reach is not Reach.SETTINGS]
+def _beyond(reach: Reach, slot: Slot, terms: Terms) -> list[Change]:
+    """What of *terms* takes more than *reach* for the jail of *slot*."""
+    return [change for change in changes(slot.terms.share, terms.share) if change.reach.rank > reach.rank]

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
-from virtiofs_sandbox.ipc.config import ConfigError, LiveSettings
+from virtiofs_sandbox.confine.plan import HeldRule
 from virtiofs_sandbox.ipc.exits import Ending, ExitCode
 from virtiofs_sandbox.ipc.messages import PROTOCOL_VERSION, ClientStep, Kind, Message
 from virtiofs_sandbox.ipc.transport import ChannelClosedError
 from virtiofs_sandbox.launcher import LaunchError
-from virtiofs_sandbox.supervisor.changes import live_settings
+from virtiofs_sandbox.supervisor.adoption import Adoption
 from virtiofs_sandbox.supervisor.clients import Client, Peer
-from virtiofs_sandbox.supervisor.dialogue import Dialogue, WrongAnswerError
+from virtiofs_sandbox.supervisor.dialogue import WrongAnswerError
 from virtiofs_sandbox.supervisor.events import (
     ClientProgress,
     ClientServed,
     LaunchFailed,
     LinesDropped,
-    SettingsApplied,
-    SettingsNotApplied,
     Sink,
     WorkerEnded,
     WorkerKilled,
@@ -31,7 +27,7 @@ from virtiofs_sandbox.supervisor.events import (
 from virtiofs_sandbox.supervisor.loglines import Dropped, LogLine
 from virtiofs_sandbox.supervisor.states import ADOPTING, Event, OutOfOrderError, State, next_state
 from virtiofs_sandbox.supervisor.timing import Timing
-from virtiofs_sandbox.supervisor.worker import Terms, Worker, settings_message, start_message, stop_message
+from virtiofs_sandbox.supervisor.worker import Terms, Worker, start_message, stop_message
 
 _MESSAGE_EVENTS = {
     Kind.READY: Event.READY,
@@ -70,9 +66,7 @@ class Slot:
         self._grace = timing.stop_grace
         self._client: Client | None = None
         self._worker: Worker | None = None
-        self._wanted = live_settings(terms.share, terms.share)
-        self._dialogue = Dialogue(self._wanted)
-        self._adopting: asyncio.Task[None] | None = None
+        self._adoption = Adoption(terms, self, sink, timing, changed)
         self._asked = False
         self._kill_reason: str | None = None
         self._loop = asyncio.get_running_loop()
@@ -91,22 +85,33 @@ class Slot:
         return self.state is State.WARM and self.settled
 
     @property
+    def replaceable(self) -> bool:
+        return self.state is State.WARM
+
+    @property
     def settled(self) -> bool:
-        """Nothing that the worker was told is under way."""
-        return self._adopting is None
+        """No change of the policy is on its way into the jail."""
+        return self._adoption.settled
+
+    @property
+    def layers(self) -> tuple[HeldRule, ...]:
+        """Of each path rule, whether a mount holds it now besides the worker."""
+        return self._adoption.layers
 
     def adopt(self, terms: Terms) -> None:
-        """Takes over of *terms* what a running worker can; a launch that has not begun takes all of it.
+        """Takes over of *terms* what a running jail can; a launch that has not begun takes all of it.
 
         The newest wins. A worker that does not follow is killed if it would go on by rules that forbid less.
         """
         if self.state is State.BACKOFF:
             self.terms = terms
-            self._wanted = live_settings(terms.share, terms.share)
-            self._dialogue = Dialogue(self._wanted)
-            return
-        self._wanted = live_settings(self.terms.share, terms.share)
-        self._look_to_settings()
+            self._adoption = Adoption(terms, self, self._sink, self._timing, self._changed)
+        else:
+            self._adoption.aim(terms)
+
+    def fail(self, reason: str) -> None:
+        """Ends the jail by its worker's fault."""
+        self._kill(reason)
 
     def serve(self, client: Client) -> bool:
         """Hands *client* over. False, and the client stays the caller's, when the worker is gone already."""
@@ -159,7 +164,10 @@ class Slot:
             self._kill(f"out of order: {error}")
             return
         if message.kind is Kind.APPLIED:
-            self._applied(message)
+            try:
+                self._adoption.answered(message)
+            except WrongAnswerError as error:
+                self._kill(str(error))
             return
         self._tell(message)
         self._enter(_MESSAGE_EVENTS[message.kind])
@@ -210,7 +218,10 @@ class Slot:
         if self.state in (State.LEAVING, State.GONE):
             # Ours is the last copy of the connection: the monitor must see the end now.
             self._release_client()
-        self._look_to_settings()
+        if self.state not in ADOPTING:
+            self._adoption.end()
+        elif self._worker is not None:
+            self._adoption.begin(self._worker)
         self._changed()
 
     def _limit(self) -> tuple[float, str] | None:
@@ -245,69 +256,6 @@ class Slot:
             self._worker.kill()
         elif self.state is State.STOPPING:
             self._send_stop()
-
-    # Live settings.
-
-    def _look_to_settings(self) -> None:
-        """Begins to tell the worker of new settings, or stops where there is nobody left to tell."""
-        if self.state not in ADOPTING:
-            if self._adopting is not None:
-                self._adopting.cancel()
-        elif self._adopting is None and self._wanted != self._dialogue.newest:
-            self._adopting = asyncio.ensure_future(self._adopt())
-            self._adopting.add_done_callback(self._adopted)
-
-    async def _adopt(self) -> None:
-        """Tells the worker of the newest settings until it works by them. One that fails to is judged by the newest."""
-        while (settings := self._wanted) != self._dialogue.newest:
-            problem = await self._tell_settings(settings)
-            if problem is None:
-                continue
-            if problem.answered and self._wanted != settings:
-                continue
-            if self.state is State.WARM or self._dialogue.may_forbid_less_than(self._wanted):
-                self._kill(f"{problem.words}, and it may allow what is forbidden now")
-            else:
-                self._sink(SettingsNotApplied(self.share, self.generation, self.peer, problem.words))
-            return
-
-    async def _tell_settings(self, settings: LiveSettings) -> _Problem | None:
-        """Sends *settings* and waits for the answer."""
-        if self._worker is None:
-            return _Problem("it is gone", answered=False)
-        told = self._dialogue.next(settings)
-        try:
-            self._worker.send_settings(settings_message(self.generation, told.serial), settings)
-        except (ChannelClosedError, BlockingIOError):
-            return _Problem("it does not take new settings", answered=False)
-        except (ConfigError, OSError) as error:
-            return _Problem(f"new settings cannot be sent: {error}", answered=True)
-        self._dialogue.sent(told)
-        try:
-            async with asyncio.timeout(self._timing.settings):
-                answer = await told.answer
-        except TimeoutError:
-            return _Problem(f"no answer to new settings within {self._timing.settings:g} s", answered=False)
-        if answer.code:
-            return _Problem(f"it refuses new settings: {os.strerror(answer.code)}", answered=True)
-        return None
-
-    def _applied(self, message: Message) -> None:
-        """Late is not never: an answer after its time counts like any other."""
-        try:
-            told = self._dialogue.answered(message)
-        except WrongAnswerError as error:
-            self._kill(str(error))
-            return
-        if message.code == 0:
-            seconds = self._loop.time() - told.began
-            self._sink(SettingsApplied(self.share, self.generation, self.peer, told.serial, message.b, seconds))
-
-    def _adopted(self, task: asyncio.Task[None]) -> None:
-        self._adopting = None
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._kill(f"fault in the supervisor: {error!r}")
-        self._changed()
 
     def _launch_failed(self, reason: str) -> None:
         self.failure = reason
@@ -346,14 +294,6 @@ class Slot:
         if self._client is not None:
             self._client.close()
             self._client = None
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """Why settings were not taken over; *answered*: other ones may yet be."""
-
-    words: str
-    answered: bool
 
 
 def _complaint(message: Message) -> str | None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from virtiofs_sandbox.confine import LaunchPlan
+from virtiofs_sandbox.confine.plan import MountChange
 from virtiofs_sandbox.confine.rules import worker_rules
 from virtiofs_sandbox.ipc.config import Filters, LiveSettings, WorkerConfig, encode_config, encode_settings
 from virtiofs_sandbox.ipc.descriptors import OwnedFd
@@ -47,9 +48,10 @@ class Terms:
 
 
 class JailLauncher(Protocol):
-    """Builds jails; the launcher package's Launcher is one. Raises LaunchError."""
+    """Builds jails, and changes their mounts; the launcher package's Launcher is one. Raises LaunchError."""
 
     async def launch(self, plan: LaunchPlan, hand_over: HandOver) -> Jail: ...
+    async def adjust(self, jail: Jail, changes: tuple[MountChange, ...]) -> None: ...
 
 
 class WorkerHandler(Protocol):
@@ -64,8 +66,19 @@ class WorkerHandler(Protocol):
 class Worker:
     """Owner of one running jail's descriptors, all closed once its keeper is reaped."""
 
-    def __init__(self, jail: Jail, channel: ControlChannel, log: OwnedFd, page: OwnedFd, log_level: LogLevel) -> None:
+    def __init__(
+        self,
+        jail: Jail,
+        launcher: JailLauncher,
+        channel: ControlChannel,
+        log: OwnedFd,
+        page: OwnedFd,
+        *,
+        log_level: LogLevel,
+    ) -> None:
         self.pid = jail.pid
+        self._jail = jail
+        self._launcher = launcher
         self._pidfd = OwnedFd(jail.pidfd)
         self._channel = channel
         self._log = log
@@ -94,6 +107,10 @@ class Worker:
         with sealed_document("virtiofs-settings", encode_settings(settings)) as document:
             self._channel.send(message, (document.fileno(),))
         self._lines.rate = _rate(LogLevel(settings.log_level))
+
+    async def adjust(self, changes: tuple[MountChange, ...]) -> None:
+        """Changes the mounts of the jail. Raises LaunchError."""
+        await self._launcher.adjust(self._jail, changes)
 
     def kill(self) -> None:
         """SIGKILL to the keeper, and so to everything in its pid namespace."""
@@ -247,7 +264,7 @@ async def launch_worker(terms: Terms, generation: int, launcher: JailLauncher) -
         numbers = (owner.fileno() for owner in (far_end, document, page, arena, log_write))
         jail = await launcher.launch(plan, HandOver(*numbers))
         ours.pop_all()
-    return Worker(jail, channel, log_read, page, share.log_level)
+    return Worker(jail, launcher, channel, log_read, page, log_level=share.log_level)
 
 
 def _filters(plan: LaunchPlan) -> Filters | None:

@@ -21,7 +21,7 @@ from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.worker import Terms, Worker, launch_worker
 from virtiofs_sandbox.supervisor.zygotes import Zygotes
 
-from tests.fakes.launching import PLAN, FakeZygote, Script, fake_launching, well_behaved
+from tests.fakes.launching import PLAN, Adjust, FakeZygote, Script, anything, fake_launching, well_behaved
 
 QUICK = Timing(
     ready=2.0,
@@ -96,9 +96,6 @@ class Served:
         self.service.take_over(Terms(share, PLAN))
         return share
 
-    def sentences(self) -> str:
-        return "\n".join(map(str, self.events))
-
     async def seen(self, kind: type[E], count: int = 1) -> E:
         """Waits for the *count*th event of this kind."""
         await self.until(lambda: len(self.of(kind)) >= count)
@@ -112,18 +109,23 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def served(
-    directory: Path, script: Script = well_behaved, timing: Timing = QUICK, share: Share | None = None
+    directory: Path,
+    script: Script = well_behaved,
+    timing: Timing = QUICK,
+    *,
+    terms: Terms | None = None,
+    adjust: Adjust = anything,
 ) -> AsyncIterator[Served]:
     """In service when entered, stopped when left."""
-    share = share or Share(name="data", source=directory, tag="data")
+    terms = terms or Terms(Share(name="data", source=directory, tag="data"), PLAN)
     events: list[Event] = []
     pids: list[int] = []
-    zygotes = Zygotes("data", fake_launching(script, pids), events.append)
+    zygotes = Zygotes("data", fake_launching(script, pids, adjust), events.append)
 
     async def launch(generation: int, terms: Terms) -> Worker:
         return await launch_worker(terms, generation, zygotes)
 
-    service = Service(Terms(share, PLAN), launch, events.append, timing)
+    service = Service(terms, launch, events.append, timing)
     place = directory / "s"
     harness = Served(service, zygotes, place, pids, events)
     try:

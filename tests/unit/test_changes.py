@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from virtiofs_sandbox.confine.plan import ChildMount
 from virtiofs_sandbox.ipc.config import Rules
 from virtiofs_sandbox.policies.share import (
     Access,
@@ -95,17 +97,21 @@ def test_rules_that_no_worker_would_read_are_refused_before_anything_changes() -
     assert refusal(SHARE, dataclasses.replace(SHARE, paths=dataclasses.replace(paths, hide=paths.hide[:200]))) is None
 
 
-def test_a_removed_or_moved_child_is_hidden_and_one_that_stays_is_frozen_as_the_policy_says_now() -> None:
-    children = (Child("a", Path("/srv/elsewhere")), Child("c", Path("/srv/c")))
-    jail = dataclasses.replace(TREE, children=(*TREE.children, Child("c", Path("/srv/c"), Access.READ_ONLY)))
-    settings = live_settings(jail, dataclasses.replace(TREE, children=children, paths=PathRules(hide=("*/x",))))
+def mounted(*children: Child) -> list[ChildMount]:
+    return [ChildMount(child.name.encode(), os.fsencode(child.source), 0) for child in children]
+
+
+def test_a_removed_or_moved_child_is_hidden_and_the_others_are_frozen_as_the_policy_says_now() -> None:
+    children = (Child("a", Path("/srv/elsewhere")), Child("c", Path("/srv/c"), Access.READ_ONLY))
+    new = dataclasses.replace(TREE, children=children, paths=PathRules(hide=("*/x",)))
+    settings = live_settings(TREE, new, mounted(*TREE.children, Child("c", Path("/srv/c"))))
     assert settings.rules.hide == ("*/x", "a", "b")
-    assert "c" not in settings.rules.readonly
+    assert settings.rules.readonly == ("c",)
 
 
 def test_names_of_children_are_no_patterns() -> None:
     jail = dataclasses.replace(TREE, children=(Child("a*", Path("/srv/a")), Child("b", Path("/srv/b"))))
-    settings = live_settings(jail, dataclasses.replace(TREE, children=(Child("b", Path("/srv/b")),)))
+    settings = live_settings(jail, dataclasses.replace(TREE, children=jail.children[1:]), mounted(*jail.children))
     assert settings.rules.hide == ("a\\*",)
 
 
