@@ -144,6 +144,8 @@ WORKER = (
     Call("renameat2", "RENAME, RENAME2"),
     Call("fchmodat", "SETATTR mode"),
     Call("fchownat", "SETATTR owner"),
+    Call("fchmod", "SETATTR mode of an open file, where there are no mounts"),
+    Call("fchown", "SETATTR owner of an open file, where there are no mounts"),
     Call("utimensat", "SETATTR times"),
     Call("umask", "modes arrive as the guest sent them"),
     Call("setfsuid", "a guest's files belong to the calling uid"),
