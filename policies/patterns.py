@@ -111,7 +111,11 @@ class Pattern:
         states = self._states(path)
         if states is None:
             return None
-        return tuple("/".join(self.spellings[state:]) for state in sorted(states))
+        # A position just behind a ** says nothing that the one before it does not.
+        telling = [
+            state for state in sorted(states) if state - 1 not in states or self.components[state - 1] is not _DEEP
+        ]
+        return tuple("/".join(self.spellings[at:]) for at in telling)
 
     def _states(self, path: tuple[str, ...]) -> set[int] | None:
         """Positions in the pattern that the path can have reached; None when it was matched on the way."""
