@@ -30,7 +30,7 @@ from virtiofs_sandbox.supervisor.events import (
     SettingsNotApplied,
     Sink,
 )
-from virtiofs_sandbox.supervisor.jailmounts import JailMounts, next_change, next_loosening
+from virtiofs_sandbox.supervisor.jailmounts import JailMounts, leaving, next_change, next_loosening
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.worker import Terms, Worker, settings_message
 
@@ -59,9 +59,9 @@ class Adoption:
         self._sink = sink
         self._timing = timing
         self._done = done
-        self._mounts = JailMounts.of(terms.plan)
+        self._mounts = JailMounts.built(terms.plan)
         self._unmade: dict[MountChange, str] = {}
-        self._dialogue = Dialogue(live_settings(terms.share, terms.share, self._mounts.children))
+        self._dialogue = Dialogue(live_settings(terms.share, terms.share, ()))
         self._worker: Worker | None = None
         self._work: asyncio.Task[None] | None = None
 
@@ -77,7 +77,9 @@ class Adoption:
 
     def begin(self, worker: Worker) -> None:
         """The worker is up: from now on it can follow."""
-        self._worker = worker
+        if self._worker is None:
+            self._worker = worker
+            self._mounts = JailMounts.built(self._launched_by.plan, worker.unheld)
         self._look()
 
     def end(self) -> None:
@@ -131,19 +133,22 @@ class Adoption:
 
     async def _tell(self, worker: Worker, target: Terms) -> bool:
         """Sees to it that the worker works by *target*; False when there is nothing to go on with."""
-        settings = live_settings(self._launched_by.share, target.share, self._mounts.children)
+        settings = self._settings(target)
         if settings == self._dialogue.newest:
             return True
         problem = await self._tell_settings(worker, settings)
         if problem is None or (problem.answered and self._target is not target):
             return True
         self._tried = target
-        newest = live_settings(self._launched_by.share, self._target.share, self._mounts.children)
-        if self._slot.replaceable or self._dialogue.may_forbid_less_than(newest):
+        if self._slot.replaceable or self._dialogue.may_forbid_less_than(self._settings(self._target)):
             self._slot.fail(f"{problem.words}, and it may allow what is forbidden now")
         else:
             self._sink(SettingsNotApplied(*self._about(), problem.words))
         return False
+
+    def _settings(self, target: Terms) -> LiveSettings:
+        going = leaving(self._mounts, JailMounts.wanted(target.plan))
+        return live_settings(self._launched_by.share, target.share, going)
 
     async def _tell_settings(self, worker: Worker, settings: LiveSettings) -> _Problem | None:
         """Sends *settings* and waits for the answer."""
@@ -168,7 +173,7 @@ class Adoption:
 
     async def _change_mounts(self, worker: Worker, target: Terms, choose: _Choice) -> None:
         """Makes the changes that *choose* names, one at a time; one that fails is told, and the rest goes on."""
-        wanted = JailMounts.of(target.plan)
+        wanted = JailMounts.wanted(target.plan)
         while (change := choose(self._mounts, wanted, self._unmade)) is not None:
             try:
                 await worker.adjust((change,))

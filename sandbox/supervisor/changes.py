@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from virtiofs_sandbox.confine.plan import ChildMount
 from virtiofs_sandbox.confine.rules import literal, worker_rules
 from virtiofs_sandbox.ipc.config import ConfigError, LiveSettings, Rules, encode_settings
 from virtiofs_sandbox.policies.share import Child, Share
@@ -89,17 +87,15 @@ def refusal(old: Share, new: Share) -> str | None:
     return None
 
 
-def live_settings(jail: Share, new: Share, mounted: Collection[ChildMount]) -> LiveSettings:
+def live_settings(jail: Share, new: Share, leaving: Iterable[str]) -> LiveSettings:
     """What the worker in a jail built for *jail* is told once the share is *new*.
 
-    Of the children that are *mounted* in the jail, those that are no longer in the share, or lie elsewhere, are hidden.
+    *leaving* are the names of children that are about to be detached, or that cannot be: they are hidden.
     """
     share = dataclasses.replace(jail, paths=new.paths, log_level=new.log_level)
     if jail.children and new.children:
-        places = {(os.fsencode(child.name), os.fsencode(child.source.absolute())) for child in new.children}
-        gone = sorted(os.fsdecode(mount.name) for mount in mounted if (mount.name, mount.source) not in places)
-        hide = new.paths.hide + tuple(map(literal, gone))
-        share = dataclasses.replace(share, paths=dataclasses.replace(new.paths, hide=hide), children=new.children)
+        paths = dataclasses.replace(new.paths, hide=new.paths.hide + tuple(map(literal, leaving)))
+        share = dataclasses.replace(share, paths=paths, children=new.children)
     return LiveSettings(rules=worker_rules(share), log_level=share.log_level.value)
 
 

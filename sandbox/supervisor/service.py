@@ -104,7 +104,7 @@ class Service:
         if self._next is None:
             return
         # Mounts of a jail that nobody uses yet are sooner made anew than changed.
-        same_mounts = JailMounts.of(self._next.terms.plan) == JailMounts.of(terms.plan)
+        same_mounts = JailMounts.built(self._next.terms.plan) == JailMounts.built(terms.plan)
         if self._next.state is State.BACKOFF or (same_mounts and not _beyond(Reach.SETTINGS, self._next, terms)):
             self._next.adopt(terms)
             return

@@ -26,13 +26,15 @@ from virtiofs_sandbox.ipc.messages import Kind, Message, MessageError
 from virtiofs_sandbox.ipc.stats import Statistics, read_statistics
 from virtiofs_sandbox.ipc.transport import ChannelClosedError, ControlChannel
 from virtiofs_sandbox.launcher import HandOver, Jail
-from virtiofs_sandbox.policies.share import Access, LogLevel, Share
+from virtiofs_sandbox.launcher.launch import bury_group, end_group
+from virtiofs_sandbox.policies.share import Access, LogLevel, Share, Tier
 from virtiofs_sandbox.supervisor.clients import Client
 from virtiofs_sandbox.supervisor.loglines import Dropped, LineRate, LogLine, LogLines
 
 _MESSAGES_PER_SECOND = 64
 _LOG_BYTES_PER_SECOND = 256 * 1024
 _READ_BYTES = 4096
+_BURY_SECONDS = 0.02
 # A hostile worker brings about a megabyte a minute into the log, and no more.
 _LINE_RATE = LineRate(per_second=10, burst=200)
 # Somebody who asked for every request wants to see every request.
@@ -77,6 +79,7 @@ class Worker:
         log_level: LogLevel,
     ) -> None:
         self.pid = jail.pid
+        self.unheld = jail.unheld
         self._jail = jail
         self._launcher = launcher
         self._pidfd = OwnedFd(jail.pidfd)
@@ -194,9 +197,26 @@ class Worker:
         return bool(data)
 
     def _exited(self) -> None:
-        result = os.waitid(os.P_PIDFD, self._pidfd.fileno(), os.WEXITED | os.WNOHANG)
+        result = os.waitid(os.P_PIDFD, self._pidfd.fileno(), os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if result is None:
             return
+        self._loop.remove_reader(self._pidfd.fileno())
+        if self._jail.tier is Tier.BARE:
+            # No pid namespace ends the others with it. Its number is its own until it is reaped.
+            end_group(self.pid)
+            self._bury(result)
+        else:
+            os.waitid(os.P_PIDFD, self._pidfd.fileno(), os.WEXITED)
+            self._report_end(result)
+
+    def _bury(self, result: os.waitid_result) -> None:
+        """Waits, without blocking, until nobody is left of a group."""
+        if bury_group(self.pid):
+            self._report_end(result)
+        else:
+            self._loop.call_later(_BURY_SECONDS, self._bury, result)
+
+    def _report_end(self, result: os.waitid_result) -> None:
         handler = self._told()
         self._refresh()
         # Its last messages and lines tell why it ended, so they come before the end itself.

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from virtiofs_sandbox.confine.plan import ChildMount
 from virtiofs_sandbox.ipc.config import Rules
 from virtiofs_sandbox.policies.share import (
     Access,
@@ -97,22 +95,17 @@ def test_rules_that_no_worker_would_read_are_refused_before_anything_changes() -
     assert refusal(SHARE, dataclasses.replace(SHARE, paths=dataclasses.replace(paths, hide=paths.hide[:200]))) is None
 
 
-def mounted(*children: Child) -> list[ChildMount]:
-    return [ChildMount(child.name.encode(), os.fsencode(child.source), 0) for child in children]
-
-
-def test_a_removed_or_moved_child_is_hidden_and_the_others_are_frozen_as_the_policy_says_now() -> None:
+def test_a_child_that_leaves_is_hidden_and_the_others_are_frozen_as_the_policy_says_now() -> None:
     children = (Child("a", Path("/srv/elsewhere")), Child("c", Path("/srv/c"), Access.READ_ONLY))
     new = dataclasses.replace(TREE, children=children, paths=PathRules(hide=("*/x",)))
-    settings = live_settings(TREE, new, mounted(*TREE.children, Child("c", Path("/srv/c"))))
-    assert settings.rules.hide == ("*/x", "a", "b")
+    settings = live_settings(TREE, new, ("a", "b*"))
+    assert settings.rules.hide == ("*/x", "a", "b\\*")
     assert settings.rules.readonly == ("c",)
 
 
-def test_names_of_children_are_no_patterns() -> None:
-    jail = dataclasses.replace(TREE, children=(Child("a*", Path("/srv/a")), Child("b", Path("/srv/b"))))
-    settings = live_settings(jail, dataclasses.replace(TREE, children=jail.children[1:]), mounted(*jail.children))
-    assert settings.rules.hide == ("a\\*",)
+def test_a_jail_of_one_directory_keeps_its_root_when_the_share_becomes_a_tree() -> None:
+    settings = live_settings(SHARE, dataclasses.replace(TREE, paths=PathRules(hide=("x",))), ())
+    assert settings.rules == Rules(hide=("x",))
 
 
 PATTERNS = st.lists(st.sampled_from("abcd"), max_size=3, unique=True).map(tuple)
