@@ -6,6 +6,7 @@ import os
 import resource
 import secrets
 from pathlib import Path
+from typing import Literal
 
 from virtiofs_sandbox.confine import capabilities, identity, landlock, mountplan, seccomp, tiers
 from virtiofs_sandbox.confine.host import HostProbe
@@ -47,7 +48,11 @@ def prepare(share: Share, host: HostProbe, *, worker: Path, end_with_supervisor:
         who.warning,
         nofile_warning,
         landlock.shortfall(host.landlock_abi),
+        seccomp.shortfall(share.sandbox.seccomp),
     )
+    attributes: Literal["path", "open"] = "open" if bare else "path"
+    needs = seccomp.needs(share, ids=who.ids, attributes=attributes)
+    refusal = seccomp.refusal(share.sandbox.seccomp, recorded=not host.audit_errno)
     exec_key = secrets.randbits(64)
     return LaunchPlan(
         share=share.name,
@@ -65,12 +70,12 @@ def prepare(share: Share, host: HostProbe, *, worker: Path, end_with_supervisor:
         last_capability=host.last_capability,
         securebits=capabilities.SECUREBITS,
         landlock=landlock.plan(share.access, host.landlock_abi) if host.landlock_abi else None,
-        seccomp=seccomp.program(exec_key),
+        seccomp=seccomp.program(exec_key, needs, refusal),
         seccomp_flags=seccomp.FLAGS,
         seccomp_unlogged=seccomp.unlogged_program(),
         exec_key=exec_key,
-        filters=None,
-        attributes="open" if bare else "path",
+        filters=seccomp.role_programs(needs, refusal),
+        attributes=attributes,
         end_with_supervisor=end_with_supervisor,
         children=children,
         map_helpers=who.map_helpers,

@@ -366,9 +366,12 @@ def _state(pid: int) -> str | None:
 def serve(work: Path, prober: Path, options: Options) -> Result:
     """A real worker answers every kind of request below a filter that kills for whatever is not in the table."""
     stage = Stage(work, prober, options)
-    key = stage.plan.exec_key
+    key, fatal = stage.plan.exec_key, seccomp.Refusal.KILL
     plan = dataclasses.replace(
-        stage.plan, worker=os.fsencode(options["worker"]), seccomp=seccomp.program(key, fatal=True)
+        stage.plan,
+        worker=os.fsencode(options["worker"]),
+        seccomp=seccomp.program(key, refusal=fatal),
+        filters=seccomp.role_programs(refusal=fatal),
     )
 
     async def run() -> Result:

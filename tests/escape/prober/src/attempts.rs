@@ -33,7 +33,7 @@ pub const ALL: &[(&str, Attempt)] = &[
     ("share_rename_across_directories_works", share_rename),
     ("share_symlink_works", share_symlink),
     ("share_fifo_works", |_| mknod(libc::S_IFIFO, 0)),
-    ("share_chmod_works", |_| at(libc::SYS_fchmodat, SHARE, "file", 0o640)),
+    ("share_chmod_works", share_chmod),
     ("share_chown_works", |_| chown(SHARE, "file", 1000)),
     ("share_unlink_works", |_| at(libc::SYS_unlinkat, SHARE, "created", 0)),
     // Paths out of what was handed over.
@@ -239,8 +239,14 @@ fn at(syscall: c_long, directory: i32, name: &str, mode: usize) -> Result<()> {
     call(syscall, &[word(directory), path(name).as_ptr() as usize, mode]).map(drop)
 }
 
+/// As the worker does it: through a descriptor that may be O_PATH.
 fn chown(directory: i32, name: &str, id: usize) -> Result<()> {
-    call(libc::SYS_fchownat, &[word(directory), path(name).as_ptr() as usize, id, id, 0]).map(drop)
+    let held = open_kept(directory, name, O_PATH)?;
+    let empty = path("");
+    let result =
+        call(libc::SYS_fchownat, &[word(held), empty.as_ptr() as usize, id, id, word(AT_EMPTY_PATH)]).map(drop);
+    close(held);
+    result
 }
 
 fn mknod(kind: libc::mode_t, device: usize) -> Result<()> {
@@ -276,6 +282,13 @@ fn forked(pid: Result) -> Result<()> {
 fn share_reopen(_: &Facts) -> Result<()> {
     let held = open_kept(SHARE, "file", O_PATH)?;
     let result = open(PROC, &format!("self/fd/{held}"), O_RDWR);
+    close(held);
+    result
+}
+
+fn share_chmod(_: &Facts) -> Result<()> {
+    let held = open_kept(SHARE, "file", O_PATH)?;
+    let result = at(libc::SYS_fchmodat, PROC, &format!("self/fd/{held}"), 0o640);
     close(held);
     result
 }
@@ -385,12 +398,11 @@ fn number_9(fd: i32) -> Result<i32> {
 /// The arena with a program in it: the prober's own first bytes will do to see whether the kernel would take it.
 fn filled_arena() -> Result<i32> {
     let program = b"#!/x\n";
-    call(libc::SYS_pwrite64, &[word(ARENA), program.as_ptr() as usize, program.len(), 0])
-        .or_else(|_| {
-            let part = libc::iovec { iov_base: program.as_ptr().cast_mut().cast(), iov_len: program.len() };
-            call(libc::SYS_pwritev2, &[word(ARENA), &raw const part as usize, 1, 0, 0, 0])
-        })
-        .map_err(|_| UNPREPARED)?;
+    let access = word(libc::PROT_READ | libc::PROT_WRITE);
+    let address =
+        call(libc::SYS_mmap, &[0, 4096, access, word(libc::MAP_SHARED), word(ARENA), 0]).map_err(|_| UNPREPARED)?;
+    // SAFETY: the arena's first page has just been mapped there, writable, and is larger than the program.
+    unsafe { std::ptr::copy_nonoverlapping(program.as_ptr(), address as *mut u8, program.len()) };
     Ok(ARENA)
 }
 
