@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from msgspec import inspect
+from tests.unit.generated import ROOT, holds, section_holds
 from virtiofs_sandbox.cli import policy as policy_command
 from virtiofs_sandbox.cli import run, status
 from virtiofs_sandbox.policies.document import RESERVED, Document
@@ -20,8 +21,6 @@ from virtiofs_sandbox.policies.narrowing import CHOOSING, ROWS, Row
 from virtiofs_sandbox.policies.patterns import Coverage, Pattern
 from virtiofs_sandbox.policies.places import find
 from virtiofs_sandbox.policies.schema import generated, shipped
-
-from tests.unit.generated import ROOT, holds, section_holds
 
 POLICIES = ROOT / "docs/policies.md"
 COMPATIBILITY = ROOT / "docs/compatibility.md"

@@ -553,7 +553,7 @@ pub fn keep_capabilities() {
 }
 
 /// All that a frozen file must keep: mode, owner, size, times of change, link count, content or target, attributes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Picture {
     pub mode: u32,
     pub owner: (u32, u32),
