@@ -256,7 +256,8 @@ CONTROL = (
     Call("statx", "the share's root, when a device that was reset begins anew",
          ((Where(0, SHARE), Where(2, AT_EMPTY_PATH)),)),
     Call("readlinkat", "is a received descriptor an eventfd"),
-    Call("fcntl", "received descriptors never block", one_of(1, F_GETFL, F_SETFL)),
+    Call("fcntl", "received descriptors never block; live settings are sealed", one_of(1, F_GETFL, F_SETFL, F_GET_SEALS)),
+    Call("pread64", "live settings"),
 )  # fmt: skip
 
 _QUEUE = (

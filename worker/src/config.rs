@@ -1,11 +1,11 @@
 //! The configuration document: one JSON object in a sealed memfd (ipc/README.md, "Configuration document").
 
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::FileExt;
 
+use rustix::fs::fstat;
+use rustix::io::{pread, Errno};
 use serde::{Deserialize, Deserializer};
 
 use crate::rules::{self, PatternError};
@@ -196,14 +196,24 @@ impl LiveSettings {
     }
 }
 
+/// Asks and reads through the descriptor itself: the control thread may neither duplicate one nor ask in other ways.
 fn document(memfd: BorrowedFd<'_>) -> Result<Vec<u8>, ConfigError> {
-    let file = File::from(memfd.try_clone_to_owned().map_err(ConfigError::Read)?);
-    let length = file.metadata().map_err(ConfigError::Read)?.len();
+    // syscall fstat: the size of the document
+    let size = fstat(memfd).map_err(|errno| ConfigError::Read(errno.into()))?.st_size;
+    let length = u64::try_from(size).unwrap_or(u64::MAX);
     if length > MAX_BYTES {
         return Err(ConfigError::TooLong(length));
     }
     let mut document = vec![0; length as usize];
-    // syscall pread64: the configuration document, live settings
-    file.read_exact_at(&mut document, 0).map_err(ConfigError::Read)?;
+    let mut filled = 0;
+    while let Some(rest) = document.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        // syscall pread64: the configuration document, live settings
+        match pread(memfd, rest, filled as u64) {
+            Ok(0) => return Err(ConfigError::Read(io::ErrorKind::UnexpectedEof.into())),
+            Ok(more) => filled += more,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(ConfigError::Read(errno.into())),
+        }
+    }
     Ok(document)
 }
