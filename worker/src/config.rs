@@ -196,11 +196,10 @@ impl LiveSettings {
     }
 }
 
-/// Asks and reads through the descriptor itself: the control thread may neither duplicate one nor ask in other ways.
 fn document(memfd: BorrowedFd<'_>) -> Result<Vec<u8>, ConfigError> {
-    // syscall fstat: the size of the document
-    let size = fstat(memfd).map_err(|errno| ConfigError::Read(errno.into()))?.st_size;
-    let length = u64::try_from(size).unwrap_or(u64::MAX);
+    let read = |errno: Errno| ConfigError::Read(errno.into());
+    // syscall fstat: length of the configuration document and of live settings
+    let length = fstat(memfd).map_err(read)?.st_size as u64;
     if length > MAX_BYTES {
         return Err(ConfigError::TooLong(length));
     }
@@ -210,9 +209,9 @@ fn document(memfd: BorrowedFd<'_>) -> Result<Vec<u8>, ConfigError> {
         // syscall pread64: the configuration document, live settings
         match pread(memfd, rest, filled as u64) {
             Ok(0) => return Err(ConfigError::Read(io::ErrorKind::UnexpectedEof.into())),
-            Ok(more) => filled += more,
+            Ok(count) => filled += count,
             Err(Errno::INTR) => {}
-            Err(errno) => return Err(ConfigError::Read(errno.into())),
+            Err(errno) => return Err(read(errno)),
         }
     }
     Ok(document)
