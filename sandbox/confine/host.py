@@ -73,7 +73,7 @@ def probe_host() -> HostProbe:
         idmapped_errno=userns_errno or ladder.id_mapped_mount(),
         subuid=ids.subordinate(SUBUID, uid, _account(uid)),
         subgid=ids.subordinate(SUBGID, uid, _account(uid)),
-        newuidmap=all(map(ids.helper, ids.HELPERS)) and not prctl.get_no_new_privs(),
+        newuidmap=ids.helpers_installed() and not prctl.get_no_new_privs(),
         landlock_abi=_landlock_abi(),
         nofile_hard=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         nr_open=int(Path("/proc/sys/fs/nr_open").read_text()),
