@@ -57,4 +57,6 @@ def _line(event: Event) -> str:
         if event.client is not None:
             about += f" {event.client}"
     time = datetime.now().astimezone().isoformat(sep=" ", timespec="milliseconds")
-    return f"{time} {event.level.value:7} {about}: {event}"
+    # One line for each event: what is wrong with a policy file has a line for each mistake.
+    text = "; ".join(str(event).splitlines())
+    return f"{time} {event.level.value:7} {about}: {text}"
