@@ -354,6 +354,8 @@ def _broken(plan: LaunchPlan, what: str, work: Path) -> LaunchPlan:
     replace = dataclasses.replace
     return {
         "source": lambda: replace(plan, source=os.fsencode(work / "no-such-directory")),
+        # A file system that has no id-mapped mounts; nobody gets as far as being handed it.
+        "file-system": lambda: replace(plan, source=b"/sys/kernel"),
         "worker": lambda: replace(plan, worker=os.fsencode(work / "no-such-worker")),
         "become": lambda: replace(plan, become=(7, 7)),
         "map": lambda: replace(plan, uid_map=b"0 1 70000\n"),

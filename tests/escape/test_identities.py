@@ -87,6 +87,12 @@ def test_launches_by_other_ids_leave_nothing_in_the_zygote(launch: Scenario, opt
         ),
         ("root", "worker", RANGE, "taking the mounts: open_tree(worker): No such file or directory; the worker '"),
         (
+            "root",
+            "file-system",
+            RANGE | {"idmapped": "yes"},
+            "taking the mounts: mount_setattr(MOUNT_ATTR_IDMAP): Invalid argument; the share's file system does not",
+        ),
+        (
             "user-with-range",
             "map",
             {"map": "range"},
