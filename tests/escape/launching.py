@@ -62,7 +62,9 @@ class Work:
 
 
 def serve(work: Path, worker: Path, options: Options) -> Result:
-    """A real worker answers every kind of request, as the one the policy wants; whose file it is then on the host."""
+    """A real worker answers as the one the policy wants; whose file it is then on the host."""
+    if "groups" in options:
+        os.setgroups([int(group) for group in options["groups"].split(",")])
     place = Work(work, worker)
     if options.get("owner"):
         for path in (place.share, place.share / "file"):
@@ -159,6 +161,7 @@ def held_rules(work: Path, worker: Path, options: Options) -> Result:
             result = {
                 "root": sorted(os.listdir(inside.parent)),
                 "up": sorted(os.listdir(inside / "..")),
+                "written_in_root": _write(inside.parent / "new"),
                 "written": {name: _write(inside / name) for name in WRITTEN},
                 "hidden": _hidden(inside),
                 "unheld": [os.fsdecode(path) for path in jail.jail.unheld],
