@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from virtiofs_sandbox.cli import doctor, policy, run
+from virtiofs_sandbox.cli import check, doctor, explain, policy, run
 from virtiofs_sandbox.cli.status import EPILOG
 
 DESCRIPTION = """\
@@ -35,6 +35,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_parser(commands)
     policy.add_parser(commands)
     doctor.add_parser(commands)
+    check.add_parser(commands)
+    explain.add_parser(commands)
     return parser
 
 
