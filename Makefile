@@ -64,6 +64,7 @@ lint: build
 
 .PHONY: test
 test: lint guests
+	@$(REQUIRE) callers
 	cargo test --quiet --locked
 	$(BIN)/pytest -m 'not slow'
 
