@@ -8,7 +8,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from virtiofs_sandbox.cli import run
+from virtiofs_sandbox.cli import policy, run
+from virtiofs_sandbox.cli.status import EPILOG
 
 DESCRIPTION = """\
 Shares a directory with a virtual machine over virtio-fs. The process that talks to the guest is jailed from outside:
@@ -18,7 +19,7 @@ _INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 after a clean stop, 1 when starting (or stopping) failed, 2 for wrong usage."""
+    """Returns the exit status, one of cli.status."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.execute(options))
@@ -28,10 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="virtiofs-sandbox", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(prog="virtiofs-sandbox", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     run.add_parser(commands)
+    policy.add_parser(commands)
     return parser
 
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 from virtiofs_sandbox.syscalls.base import named
+
+HELPERS = ("newuidmap", "newgidmap")
+_SYSTEM_PATH = "/usr/bin:/bin:/usr/local/bin:/usr/sbin:/sbin"
 
 
 def identity(own_map: bytes) -> bytes:
@@ -16,9 +21,41 @@ def identity(own_map: bytes) -> bytes:
     return b"".join(b"%s %s %s\n" % (inside, inside, count) for inside, _outside, count in extents)
 
 
-def only(number: int) -> bytes:
-    """The map of a caller without privilege: its own id to itself, nothing else."""
-    return b"%d %d 1\n" % (number, number)
+def single(inside: int, outside: int, count: int = 1) -> bytes:
+    """The map of one extent."""
+    return b"%d %d %d\n" % (inside, outside, count)
+
+
+def subordinate(file: Path, number: int, name: str | None) -> tuple[tuple[int, int], ...]:
+    """What *file* (/etc/subuid or /etc/subgid) grants the user called *name* with id *number*: (first, count) each.
+
+    A line names its user by name or by number; one that is malformed grants nothing. Empty where there is no such file.
+    subuid(5).
+    """
+    try:
+        content = file.read_text(errors="replace")
+    except OSError:
+        return ()
+    users = {str(number), name}
+    fields = (line.strip().split(":") for line in content.splitlines())
+    return tuple(
+        (int(line[1]), int(line[2]))
+        for line in fields
+        if len(line) == 3 and line[0] in users and _is_number(line[1]) and _is_number(line[2]) and int(line[2])
+    )
+
+
+def helper(name: str) -> bytes:
+    """The path of newuidmap(1) or newgidmap(1); where it would be if it is not installed."""
+    return os.fsencode(shutil.which(name, path=_SYSTEM_PATH) or f"/usr/bin/{name}")
+
+
+def helpers_installed() -> bool:
+    return all(os.access(helper(name), os.X_OK) for name in HELPERS)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def write_maps(pid: int, uid_map: bytes, gid_map: bytes, *, deny_setgroups: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +34,59 @@ class RoleFilters:
 
 
 @dataclass(frozen=True)
+class ChildMount:
+    """One directory of a tree share: mounted as *name* in the share's root, with MOUNT_ATTR_* *attributes*."""
+
+    name: bytes
+    source: bytes
+    attributes: int
+
+
+@dataclass(frozen=True)
+class RuleMount:
+    """One exact path rule: *path*, relative to the share's root, is mounted over; *hide*: by something empty that
+    nobody may open, else by a read-only clone of itself.
+    """
+
+    path: bytes
+    hide: bool
+
+
+@dataclass(frozen=True)
+class HeldRule:
+    """Whether a path rule is also held by a mount, apart from the worker; *why* is half a sentence, either way."""
+
+    pattern: str
+    held: bool
+    why: str
+
+
+class MountAction(enum.Enum):
+    """What may change in the mounts of a running jail."""
+
+    ATTACH = "attach"
+    DETACH = "detach"
+    FREEZE = "freeze"
+    THAW = "thaw"
+    MASK = "mask"
+    UNMASK = "unmask"
+
+
+@dataclass(frozen=True)
+class MountChange:
+    """One change to the mounts of a running jail, for `Launcher.adjust`.
+
+    *path* is relative to the share's root, for ATTACH and DETACH the name of a child of a tree share. *source* is the
+    absolute directory that ATTACH mounts there, with MOUNT_ATTR_* *attributes* (`mountplan.share_attributes`).
+    """
+
+    action: MountAction
+    path: bytes
+    source: bytes = b""
+    attributes: int = 0
+
+
+@dataclass(frozen=True)
 class LaunchPlan:
     """Everything the zygote and the jail stages need; made by `prepare`, sent to the zygote as it is.
 
@@ -40,6 +94,15 @@ class LaunchPlan:
     that this host lacks. Paths are absolute. Capability sets are masks with bit N for capability N. *exec_key* is the
     number without which the seccomp program lets nothing be executed; *seccomp_unlogged* is a second program, loaded
     before it and without its flags; *filters* and *attributes* go into the worker's configuration (ipc/README.md).
+
+    *source* is empty for a tree share, which has *children*. *map_helpers* are the paths of newuidmap(1) and
+    newgidmap(1) where they write the maps. *become* is the (uid, gid), as the jail sees them, that the worker acts as;
+    None: the caller's. With *early_mounts* the mounts are taken by the caller, since the worker's own id may not reach
+    them; with *idmapped* stored ids are then shifted by the jail's map. With *attached* the share is mounted in the
+    jail's root, where *rule_mounts* and later changes find it; without, it is a mount of its own outside of any tree.
+    *limits* are (RLIMIT_* number, value) each; *process_limit* is RLIMIT_NPROC inside the user namespace, None where
+    it would not bind. Without *lock_capabilities* bounding set and securebits stay as they are. *rules* says of each
+    path rule whether a mount holds it too.
     """
 
     share: str
@@ -65,3 +128,14 @@ class LaunchPlan:
     attributes: Literal["path", "open"]
     end_with_supervisor: bool
     cgroups: tuple[bytes, ...] = ()
+    children: tuple[ChildMount, ...] = ()
+    map_helpers: tuple[bytes, bytes] | None = None
+    become: tuple[int, int] | None = None
+    early_mounts: bool = False
+    idmapped: bool = False
+    attached: bool = False
+    rule_mounts: tuple[RuleMount, ...] = ()
+    limits: tuple[tuple[int, int], ...] = ()
+    process_limit: int | None = None
+    lock_capabilities: bool = True
+    rules: tuple[HeldRule, ...] = ()

@@ -34,6 +34,7 @@ class _KernelSigaction(ctypes.Structure):
 
 
 _unshare = declare("unshare", ctypes.c_int)
+_setns = declare("setns", ctypes.c_int, ctypes.c_int)
 _rt_sigaction = declare_number(
     13, ctypes.c_int, ctypes.POINTER(_KernelSigaction), ctypes.POINTER(_KernelSigaction), ctypes.c_size_t
 )
@@ -53,6 +54,11 @@ _close_range = declare_number(436, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint)
 def unshare(flags: int) -> None:
     """Moves this process (for CLONE_NEWPID: its next child) into new namespaces."""
     checked(_unshare(flags), "unshare")
+
+
+def enter(namespace: int, kind: int) -> None:
+    """Moves this process into the *namespace* behind a descriptor, which must be of the *kind* CLONE_NEW*."""
+    checked(_setns(namespace, kind), "setns")
 
 
 def close_from(first: int) -> None:

@@ -409,7 +409,7 @@ def denial(work: Path, prober: Path, options: Options) -> Result:
         with Denials(told.append) as denials:
             async with running(Launcher(stage.zygote), plan, serving.document(plan)) as jail:
                 denials.launched("probe", serving.GENERATION, jail.jail.pid)
-                with serving.connected(jail.control) as guest:
+                with serving.connect(jail.control) as guest:
                     denials.show(WorkerWarm("probe", serving.GENERATION, None, jail.jail.pid, 0.0))
                     guest.start(queues=2)
                     guest.init()

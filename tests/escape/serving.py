@@ -24,7 +24,7 @@ READ_SECONDS = 10.0
 QUEUES = 3
 
 
-def document(plan: LaunchPlan) -> bytes:
+def document(plan: LaunchPlan, rules: Rules = Rules(), *, tree: bool = False) -> bytes:  # noqa: B008 (immutable)
     programs = plan.filters
     config = WorkerConfig(
         version=2,
@@ -39,8 +39,8 @@ def document(plan: LaunchPlan) -> bytes:
         ids=plan.ids,
         unmapped="forbid",
         attributes=plan.attributes,
-        tree=False,
-        rules=Rules(),
+        tree=tree,
+        rules=rules,
         filters=Filters.of_programs(programs.keeper, programs.control, programs.queue) if programs else None,
         queues=2,
         log_level="debug",
@@ -48,8 +48,8 @@ def document(plan: LaunchPlan) -> bytes:
     return encode_config(config)
 
 
-def connected(control: socket.socket) -> FrontEnd:
-    """Waits for READY and hands over a connection, of which this is the monitor's end."""
+def connect(control: socket.socket) -> FrontEnd:
+    """Waits for READY and hands over a connection; its other end, as a monitor that has not spoken yet."""
     control.settimeout(READ_SECONDS)
     ready = messages.decode(control.recv(messages.SIZE), 0, Direction.TO_SUPERVISOR)
     assert ready.kind is Kind.READY
@@ -64,7 +64,7 @@ def every_request(control: socket.socket, ending: str) -> dict[str, Any]:
 
     Returns the opcodes that were refused, with the errno.
     """
-    with connected(control) as guest:
+    with connect(control) as guest:
         guest.start(queues=QUEUES)
         guest.init()
         refused = {name: errno for queue in range(1, QUEUES) for name, errno in _requests(guest, queue).items()}

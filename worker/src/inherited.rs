@@ -4,7 +4,7 @@
 //! can shrink would let one process end another with SIGBUS: so kinds and seals are checked, not only presence.
 
 use std::fmt;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::fs::{
     fcntl_get_seals, fcntl_getfl, fstat, fstatfs, statx, AtFlags, FileType, OFlags, SealFlags, StatxFlags,
@@ -67,14 +67,16 @@ impl Inherited {
         check(1, "/dev/null", null)?;
         check(LOG, "a non-blocking pipe", log_pipe)?;
         check(CONTROL, "a SOCK_SEQPACKET socket", control_socket)?;
-        check(CONFIGURATION, "a memfd sealed against everything", |fd| sealed(fd, FROZEN))?;
+        check(CONFIGURATION, "a memfd sealed against everything", is_frozen)?;
         check(STATISTICS, "a memfd of fixed size", |fd| sealed(fd, FIXED_SIZE))?;
         check(ARENA, "a memfd of fixed size", |fd| sealed(fd, FIXED_SIZE))?;
-        check(SHARE, "the O_PATH root of a detached mount", mount_root)?;
+        check(SHARE, "an O_PATH directory", path_directory)?;
         // syscall fstatfs: is it procfs?
-        check(PROC, "the O_PATH root of a detached procfs", |fd| {
-            Ok(mount_root(fd)? && fstatfs(fd)?.f_type == PROC_MAGIC)
-        })?;
+        check(
+            PROC,
+            "an O_PATH directory of procfs",
+            |fd| Ok(path_directory(fd)? && fstatfs(fd)?.f_type == PROC_MAGIC),
+        )?;
         // SAFETY: each number was just found open, and the caller promises that nobody else owns it.
         let own = |descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) };
         Ok(Self {
@@ -85,6 +87,16 @@ impl Inherited {
             share: own(SHARE),
             proc: own(PROC),
         })
+    }
+}
+
+impl Inherited {
+    /// Checks that nothing leads up from the two directories: each must be the root of a mount of its own.
+    ///
+    /// Not so for a jail without a mount namespace, whose configuration says `attributes` `"open"`.
+    pub fn check_mounts(&self) -> Result<(), Refused> {
+        check(self.share.as_raw_fd(), "the root of a mount of its own", mount_root)?;
+        check(self.proc.as_raw_fd(), "the root of a procfs mount of its own", mount_root)
     }
 }
 
@@ -116,14 +128,22 @@ fn control_socket(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(socket_domain(fd)? == AddressFamily::UNIX && socket_type(fd)? == SocketType::SEQPACKET)
 }
 
+/// Whether nothing about a memfd can change any more.
+pub fn is_frozen(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    sealed(fd, FROZEN)
+}
+
 fn sealed(fd: BorrowedFd<'_>, seals: SealFlags) -> Result<bool, Errno> {
     Ok(fcntl_get_seals(fd)?.contains(seals))
+}
+
+fn path_directory(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let directory = FileType::from_raw_mode(fstat(fd)?.st_mode) == FileType::Directory;
+    Ok(directory && fcntl_getfl(fd)?.contains(OFlags::PATH))
 }
 
 fn mount_root(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     // syscall statx: is this the root of its own mount?
     let found = statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE)?;
-    let directory = FileType::from_raw_mode(u32::from(found.stx_mode)) == FileType::Directory;
-    let root = found.stx_attributes.bits() & found.stx_attributes_mask.bits() & ATTRIBUTE_MOUNT_ROOT != 0;
-    Ok(directory && root && fcntl_getfl(fd)?.contains(OFlags::PATH))
+    Ok(found.stx_attributes.bits() & found.stx_attributes_mask.bits() & ATTRIBUTE_MOUNT_ROOT != 0)
 }
