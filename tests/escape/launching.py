@@ -119,7 +119,7 @@ def every_request(work: Path, worker: Path, options: Options) -> Result:
 
     async def run() -> Result:
         async with running(Launcher(place.zygote), plan, serving.document(plan)) as jail:
-            answered = serving.every_request(jail.control)
+            answered = serving.every_request(jail.control, "client left")
             os.set_blocking(jail.log, False)
             with contextlib.suppress(BlockingIOError):
                 answered["log"] = os.read(jail.log, 65536).decode()
