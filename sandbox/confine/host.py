@@ -25,6 +25,7 @@ class HostProbe:
     a root of its own; *idmapped_errno*: id-mapping a mount. *uid_map* and *gid_map* are our own, as the kernel prints
     them; *subuid* and *subgid* what our user may map besides, (first, count) each, *newuidmap* whether the two programs
     that do it are installed and may gain the rights for it. *landlock_abi* is 0 where there is no Landlock.
+    *audit_errno*: reading the kernel's records of what it refused.
     """
 
     kernel: str
@@ -45,6 +46,7 @@ class HostProbe:
     landlock_abi: int
     nofile_hard: int
     nr_open: int
+    audit_errno: int = 0
 
 
 def probe_host() -> HostProbe:

@@ -30,8 +30,11 @@ def prepare(share: Share, host: HostProbe, *, worker: Path, end_with_supervisor:
     """
     tier, tier_warning = _tier(host)
     nofile, nofile_warning = _nofile(host)
-    warnings = (tier_warning, nofile_warning, landlock.shortfall(host.landlock_abi))
+    seccomp_warning = seccomp.shortfall(share.sandbox.seccomp)
+    warnings = (tier_warning, nofile_warning, landlock.shortfall(host.landlock_abi), seccomp_warning)
     full = tier is Tier.FULL
+    needs = seccomp.needs(share, ids="caller" if full else "self", attributes="path")
+    refusal = seccomp.refusal(share.sandbox.seccomp, recorded=not host.audit_errno)
     exec_key = secrets.randbits(64)
     return LaunchPlan(
         share=share.name,
@@ -49,11 +52,11 @@ def prepare(share: Share, host: HostProbe, *, worker: Path, end_with_supervisor:
         last_capability=host.last_capability,
         securebits=capabilities.SECUREBITS,
         landlock=landlock.plan(share.access, host.landlock_abi) if host.landlock_abi else None,
-        seccomp=seccomp.program(exec_key),
+        seccomp=seccomp.program(exec_key, needs, refusal),
         seccomp_flags=seccomp.FLAGS,
         seccomp_unlogged=seccomp.unlogged_program(),
         exec_key=exec_key,
-        filters=None,
+        filters=seccomp.role_programs(needs, refusal),
         attributes="path",
         end_with_supervisor=end_with_supervisor,
     )

@@ -1,4 +1,4 @@
-"""What a compromised worker would have found out about its surroundings, and the filter it stands under."""
+"""What a compromised worker would have found out about its surroundings, and the filters it stands under."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import os
 import resource
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 from virtiofs_sandbox.confine import LaunchPlan
@@ -81,9 +82,9 @@ def file_handle(path: Path) -> bytes:
     return buffer.raw[: 8 + int.from_bytes(buffer.raw[:4], "little")]
 
 
-def second_filter(plan: LaunchPlan, role: str) -> str:
-    """Hexadecimal digits of the program that *role* loads after its start-up; empty if the plan has none."""
+def second_filters(plan: LaunchPlan, roles: Iterable[str]) -> str:
+    """Hexadecimal digits of the program that each of *roles* loads after its start-up; empty if the plan has none."""
     if plan.filters is None:
         return ""
     programs = {"keeper": plan.filters.keeper, "control": plan.filters.control, "queue": plan.filters.queue}
-    return programs[role].hex()
+    return ",".join(programs[role].hex() for role in roles)

@@ -64,7 +64,7 @@ def probe(work: Path, options: Options) -> Result:
     names = options.get("layers", "+".join(layer.value for layer in layers.ALL))
     plan = stage.plan_with(frozenset(Layer(name) for name in names.split("+") if name))
     facts = attackers.Facts(work, stage.decoys, stage.plan)
-    told = facts.told() | {"filter": attackers.second_filter(plan, options.get("role", "queue"))}
+    told = facts.told() | {"filters": attackers.second_filters(plan, options.get("roles", "queue+control").split("+"))}
     before = stage.decoys.record()
 
     async def run() -> tuple[list[dict[str, Any]], int]:
@@ -303,9 +303,12 @@ def _state(pid: int) -> str | None:
 def serve(work: Path, options: Options) -> Result:
     """A real worker answers every kind of request below a filter that kills for whatever is not in the table."""
     stage = Stage(work, options)
-    key = stage.plan.exec_key
+    key, fatal = stage.plan.exec_key, seccomp.Refusal.KILL
     plan = dataclasses.replace(
-        stage.plan, worker=os.fsencode(options["worker"]), seccomp=seccomp.program(key, fatal=True)
+        stage.plan,
+        worker=os.fsencode(options["worker"]),
+        seccomp=seccomp.program(key, refusal=fatal),
+        filters=seccomp.role_programs(refusal=fatal),
     )
 
     async def run() -> Result:

@@ -9,7 +9,7 @@ from typing import Any
 
 from virtiofs_sandbox.confine import LaunchPlan
 from virtiofs_sandbox.ipc import messages
-from virtiofs_sandbox.ipc.config import Rules, WorkerConfig, encode_config
+from virtiofs_sandbox.ipc.config import Filters, Rules, WorkerConfig, encode_config
 from virtiofs_sandbox.ipc.messages import Direction, Kind, Message
 
 from tests.guest import fuse
@@ -24,6 +24,7 @@ READ_SECONDS = 10.0
 
 
 def document(plan: LaunchPlan) -> bytes:
+    programs = plan.filters
     config = WorkerConfig(
         version=2,
         share=plan.share,
@@ -36,10 +37,10 @@ def document(plan: LaunchPlan) -> bytes:
         timeout_ms=None,
         ids=plan.ids,
         unmapped="forbid",
-        attributes="path",
+        attributes=plan.attributes,
         tree=False,
         rules=Rules(),
-        filters=None,
+        filters=Filters.of_programs(programs.keeper, programs.control, programs.queue) if programs else None,
         queues=2,
         log_level="debug",
     )

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::config::Config;
+use crate::confine::{self, Tightening};
 use crate::fs::{Event, Server};
 use crate::inherited::Inherited;
 use crate::ipc::{self, Client, ControlSocket, Exit, Incoming, Kind, Message, Order, PROTOCOL_VERSION};
@@ -32,7 +33,12 @@ const MAX_REPORTS: usize = 32;
 /// Runs the worker to its end.
 pub fn run(config: &Config, inherited: Inherited) -> Exit {
     match Control::start(config, inherited) {
-        Ok((mut control, device)) => control.serve(&device),
+        Ok((mut control, device)) => {
+            let exit = control.serve(&device);
+            // The queue threads end with the process: their seccomp programs lack what the end of a thread takes.
+            std::mem::forget(device);
+            exit
+        }
         Err(error) => {
             log::error(format_args!("the worker cannot start: {error}"));
             Exit::Internal
@@ -83,12 +89,18 @@ impl Control {
             step("file system", Server::new(config, inherited.share, inherited.proc, inherited.arena, stats, tell))?;
         let server = Arc::new(server);
         let rings = usize::from(config.queues) + 1;
-        let work = Arc::new(Work { server: Arc::clone(&server), inflight: InFlight::new(rings, stats), stats });
+        let tightening = config.filters.as_ref().map(|filters| Tightening::new(filters.queue.clone(), rings));
+        let inflight = InFlight::new(rings, stats);
+        let work = Arc::new(Work { server: Arc::clone(&server), inflight, stats, tightening });
         let queues: Result<_, _> = (0..rings).map(|ring| Queue::spawn(ring, &wake, &work)).collect();
         let queues = step("queue thread", queues)?;
         let config_space = Device::config_space(&config.tag, config.queues);
         let socket = ControlSocket::new(inherited.control, config.generation);
         let control = Self { socket, wake, stats, events, unsent: VecDeque::new(), pace: Pace::new(), alone: false };
+        if let (Some(filters), Some(others)) = (&config.filters, &work.tightening) {
+            step("seccomp program of the control thread", confine::tighten(&filters.control))?;
+            others.wait();
+        }
         Ok((control, Device { queues, server, proc, config_space }))
     }
 

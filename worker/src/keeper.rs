@@ -15,7 +15,7 @@ use crate::inherited::Inherited;
 use crate::ipc::{leave, Exit};
 use crate::{confine, log};
 
-/// The whole program: returns only in the process that became keeper, with its exit status.
+/// The whole program: returns only where no worker could be started, with the exit status.
 pub fn main() -> c_int {
     panic::set_hook(Box::new(|panic| {
         log::error(format_args!("internal error: {panic}"));
@@ -31,6 +31,7 @@ pub fn main() -> c_int {
         Ok(inherited) => inherited,
         Err(refused) => return fail(Exit::Descriptor, &refused),
     };
+    confine::use_one_heap();
     let config = match Config::read(inherited.configuration.as_fd()) {
         Ok(config) => config,
         Err(refused) => return fail(Exit::Configuration, &refused),
@@ -44,7 +45,11 @@ pub fn main() -> c_int {
         worker => {
             // The descriptors are the worker's now: the shared table must not be closed from here.
             std::mem::forget(inherited);
-            wait(worker as libc::pid_t)
+            if let Some(Err(error)) = config.filters.as_ref().map(|filters| confine::tighten(&filters.keeper)) {
+                return fail(Exit::Internal, &format_args!("seccomp program of the keeper: {error}"));
+            }
+            // Not by returning: giving memory back takes calls that a keeper does not have.
+            leave_with(wait(worker as libc::pid_t))
         }
     }
 }
@@ -78,6 +83,12 @@ fn wait(worker: libc::pid_t) -> c_int {
     } else {
         libc::WEXITSTATUS(status)
     }
+}
+
+fn leave_with(status: c_int) -> ! {
+    // syscall exit_group: the keeper's report
+    // SAFETY: takes an integer and does not come back; nothing relies on destructors.
+    unsafe { libc::_exit(status) }
 }
 
 fn fail(exit: Exit, reason: &dyn std::fmt::Display) -> c_int {

@@ -65,6 +65,39 @@ impl Limited {
     }
 }
 
+/// As `Limited`, for a signal handler: takes no lock and allocates nothing.
+pub struct Few {
+    written: AtomicU64,
+    second: AtomicU64,
+}
+
+impl Few {
+    /// Lines let through in one second.
+    const PER_SECOND: u64 = 10;
+
+    #[allow(clippy::new_without_default)]
+    pub const fn new() -> Self {
+        Self { written: AtomicU64::new(0), second: AtomicU64::new(0) }
+    }
+
+    /// Writes the line, unless enough have been written in this second; the last of them says that more may follow.
+    pub fn warning(&self, text: fmt::Arguments<'_>) {
+        match self.pass(seconds()) {
+            written if written < Self::PER_SECOND => warning(text),
+            Self::PER_SECOND => warning(format_args!("{text} (no more such lines within this second)")),
+            _ => {}
+        }
+    }
+
+    /// Which line of second *now* this one is, from 1.
+    fn pass(&self, now: u64) -> u64 {
+        if self.second.swap(now, Ordering::Relaxed) != now {
+            self.written.store(0, Ordering::Relaxed);
+        }
+        self.written.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
 /// Seconds since the first call, from 1.
 fn seconds() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
@@ -149,5 +182,11 @@ mod tests {
         assert_eq!(limit.pass(7), Some(0));
         assert_eq!((limit.pass(7), limit.pass(7)), (None, None));
         assert_eq!(limit.pass(8), Some(2));
+    }
+
+    #[test]
+    fn a_handler_s_lines_are_counted_anew_each_second() {
+        let few = Few::new();
+        assert_eq!((few.pass(7), few.pass(7), few.pass(8)), (1, 2, 1));
     }
 }

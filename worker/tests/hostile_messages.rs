@@ -279,7 +279,8 @@ mod random {
         let (share, arena) = (support::clone(&inheritance, 7), support::clone(&inheritance, 6));
         let server = Server::new(&config, share, support::procfs(), arena, stats, Box::new(|_| ())).unwrap();
         let server = Arc::new(server);
-        let work = Arc::new(Work { server: Arc::clone(&server), inflight: InFlight::new(2, stats), stats });
+        let work =
+            Arc::new(Work { server: Arc::clone(&server), inflight: InFlight::new(2, stats), stats, tightening: None });
         let wake = Arc::new(Waker::new().unwrap());
         let queues = (0..2).map(|ring| Queue::spawn(ring, &wake, &work).unwrap()).collect();
         Device { queues, server, proc: support::procfs(), config_space: Device::config_space("tag", 1) }

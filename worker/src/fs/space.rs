@@ -8,13 +8,23 @@ use super::{host, Answer, Call, Outcome, Server, Work};
 
 /// One COPY_FILE_RANGE copies no more, so that it does not hold the queue for long; the guest asks for the rest.
 const MAX_COPY: u64 = 64 << 20;
+/// What fallocate(2) has modes for; all others are answered here, since the jail forbids to ask.
+const FALLOCATE_MODES: i32 = libc::FALLOC_FL_KEEP_SIZE
+    | libc::FALLOC_FL_PUNCH_HOLE
+    | libc::FALLOC_FL_COLLAPSE_RANGE
+    | libc::FALLOC_FL_ZERO_RANGE
+    | libc::FALLOC_FL_INSERT_RANGE
+    | libc::FALLOC_FL_UNSHARE_RANGE;
 
 impl Server {
     pub(super) fn fallocate(&self, call: &Call<'_, '_>) -> Outcome {
         let mut fields = call.fields();
-        let (fh, offset, length, mode) = (fields.u64()?, fields.u64()?, fields.u64()?, fields.u32()?);
+        let (fh, offset, length, mode) = (fields.u64()?, fields.u64()?, fields.u64()?, fields.u32()? as i32);
         let file = shared(&self.handles).get(fh, call.header.node)?;
-        host::allocate(file.fd(), mode as i32, file_offset(offset)?, file_offset(length)?)?;
+        if mode & !FALLOCATE_MODES != 0 {
+            return refuse(libc::EOPNOTSUPP);
+        }
+        host::allocate(file.fd(), mode, file_offset(offset)?, file_offset(length)?)?;
         Ok(Answer::Encoded)
     }
 

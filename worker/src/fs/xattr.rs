@@ -49,6 +49,9 @@ impl Server {
         if size > MAX_VALUE {
             return refuse(libc::E2BIG);
         }
+        if flags & !(libc::XATTR_CREATE | libc::XATTR_REPLACE) != 0 {
+            return refuse(libc::EINVAL);
+        }
         self.on_attribute(call.header.node, |file| host::set_attribute(file, name, value, flags))?;
         Ok(Answer::Encoded)
     }

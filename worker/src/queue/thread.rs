@@ -10,8 +10,10 @@ use super::inflight::{monotonic, InFlight};
 use super::ring::{Cursor, Ring, RingError};
 use super::{Adopted, Position, Run, Shared};
 use crate::buffers::Buffers;
+use crate::confine::Tightening;
 use crate::fs::{Served, Server};
-use crate::log::Limited;
+use crate::ipc::Exit;
+use crate::log::{self, Limited};
 use crate::notify::wait;
 use crate::stats::{Counter, Stats};
 
@@ -23,12 +25,18 @@ pub struct Work {
     pub server: Arc<Server>,
     pub inflight: InFlight,
     pub stats: &'static Stats,
+    /// What each thread puts on once it is ready.
+    pub tightening: Option<Tightening>,
 }
 
 /// The life of one ring's thread.
 pub(super) fn run(ring: usize, shared: &Shared, work: &Work) {
     static BROKEN: Limited = Limited::new();
     let mut state = work.server.thread();
+    if let Some(Err(error)) = work.tightening.as_ref().map(Tightening::put_on) {
+        log::error(format_args!("seccomp program of ring {ring}'s thread: {error}"));
+        Exit::Internal.now();
+    }
     let mut position = Position::default();
     let mut broken = None;
     loop {

@@ -42,8 +42,12 @@ impl Facts {
 
     /// Bytes given as hexadecimal digits.
     pub fn bytes(&self, key: &str) -> Vec<u8> {
-        let digits = self.text(key).as_bytes();
-        digits.chunks(2).filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+        bytes(self.text(key))
+    }
+
+    /// The programs of the roles an attacker plays, one after the other; one empty program where there are none.
+    pub fn filters(&self) -> Vec<Vec<u8>> {
+        self.text("filters").split(',').map(bytes).collect()
     }
 
     /// The absolute path of *name* in the directory of decoys outside the share.
@@ -74,4 +78,9 @@ impl Facts {
         }
         answer
     }
+}
+
+fn bytes(digits: &str) -> Vec<u8> {
+    let pairs = digits.as_bytes().chunks(2);
+    pairs.filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }

@@ -72,8 +72,10 @@ pub fn open(directory: i32, name: &str, flags: i32) -> Result<()> {
 }
 
 pub fn open_kept(directory: i32, name: &str, flags: i32) -> Result<i32> {
-    let fd = call(libc::SYS_openat, &[word(directory), text(&path(name)), word(flags), 0o600])?;
-    Ok(fd as i32)
+    // struct open_how: flags, mode, resolve. The kernel takes no mode with an open that makes nothing.
+    let how = [flags as u64, if flags & libc::O_CREAT != 0 { 0o600 } else { 0 }, 0];
+    let arguments = [word(directory), text(&path(name)), address(&how), size_of_val(&how)];
+    Ok(call(libc::SYS_openat2, &arguments)? as i32)
 }
 
 pub fn close(fd: i32) {
@@ -81,24 +83,24 @@ pub fn close(fd: i32) {
 }
 
 pub fn is_open(fd: i32) -> bool {
-    call(libc::SYS_fcntl, &[word(fd), word(libc::F_GETFD)]).is_ok()
+    call(libc::SYS_fcntl, &[word(fd), word(libc::F_GETFL)]).is_ok()
 }
 
 pub fn send(fd: i32, bytes: &[u8]) {
     let _ = call(libc::SYS_sendto, &[word(fd), bytes.as_ptr() as usize, bytes.len(), word(libc::MSG_NOSIGNAL)]);
 }
 
-/// What one read returns, at most 64 KiB.
+/// What one read from the start returns, at most 64 KiB.
 pub fn read(fd: i32) -> Vec<u8> {
     let mut bytes = vec![0; 64 * 1024];
-    let length = call(libc::SYS_read, &[word(fd), bytes.as_mut_ptr() as usize, bytes.len()]).unwrap_or(0);
+    let length = call(libc::SYS_pread64, &[word(fd), bytes.as_mut_ptr() as usize, bytes.len(), 0]).unwrap_or(0);
     bytes.truncate(length);
     bytes
 }
 
 pub fn wait_for_end_of_file(fd: i32) {
-    let mut byte = [0; 1];
-    while call(libc::SYS_read, &[word(fd), byte.as_mut_ptr() as usize, 1]) != Ok(0) {}
+    let mut bytes = [0; 8];
+    while call(libc::SYS_read, &[word(fd), bytes.as_mut_ptr() as usize, bytes.len()]) != Ok(0) {}
 }
 
 /// Loads *program*, an array of struct sock_filter, over what is already there, as the worker does after its start-up.

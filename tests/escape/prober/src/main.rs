@@ -2,9 +2,10 @@
 //!
 //! It starts on the worker's documented descriptors. The configuration memfd holds facts instead of JSON. Each attempt
 //! runs in a process of its own, since the filter kills for some; that process is as owned as a worker after start-up:
-//! it has loaded the second filter the configuration carries, if there is one. Each is reported as one JSON object
-//! per message on the control socket. Afterwards the prober stays until that socket closes, so that it can be looked
-//! at from outside.
+//! it has loaded the second filter of one of the worker's roles. The threads of a worker share their memory, so one can
+//! make the other's calls: an attempt that one role's filter stops is made again as the next. Each is reported as
+//! one JSON object per message on the control socket. Afterwards the prober stays until that socket closes, so that it
+//! can be looked at from outside.
 
 // Like the worker it is entered from the C runtime, so that the filter need not allow what std's own main would call.
 #![no_main]
@@ -41,26 +42,37 @@ pub extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
 
 fn probe() {
     let facts = Facts::read();
-    let filter = facts.bytes("filter");
     let own = open_descriptors();
     tell(&format!("{{\"descriptors\": {own:?}}}"));
     // Told nothing, it is only there to be looked at.
     let groups = if facts.is_empty() { &[] } else { attempts::GROUPS };
     for (group, table) in groups {
         for attempt in *table {
-            let outcome = kernel::in_child(|| {
-                if !filter.is_empty() {
-                    kernel::load_filter(&filter).map_err(|_| kernel::UNPREPARED)?;
-                }
-                (attempt.run)(&facts)
-            });
-            // The child shared the descriptor table, and may have been killed before it closed what it opened.
-            open_descriptors().into_iter().filter(|fd| !own.contains(fd)).for_each(kernel::close);
+            let outcome = made(attempt, &facts, &own);
             tell(&report(group, attempt, outcome));
         }
     }
     tell("{\"done\": true}");
     kernel::wait_for_end_of_file(CONTROL);
+}
+
+/// What came of *attempt* in the role that got furthest.
+fn made(attempt: &Attempt, facts: &Facts, own: &[i32]) -> Outcome {
+    let mut outcome = Outcome::Denied(kernel::UNPREPARED);
+    for filter in facts.filters() {
+        outcome = kernel::in_child(|| {
+            if !filter.is_empty() {
+                kernel::load_filter(&filter).map_err(|_| kernel::UNPREPARED)?;
+            }
+            (attempt.run)(facts)
+        });
+        // The child shared the descriptor table, and may have been killed before it closed what it opened.
+        open_descriptors().into_iter().filter(|fd| !own.contains(fd)).for_each(kernel::close);
+        if matches!(outcome, Outcome::Allowed) {
+            break;
+        }
+    }
+    outcome
 }
 
 fn open_descriptors() -> Vec<i32> {

@@ -3,7 +3,7 @@
 use libc::{c_int, MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, O_RDONLY, O_RDWR, PROT_EXEC, PROT_READ, PROT_WRITE};
 
 use super::Attempt;
-use crate::kernel::{call, close, done, open_kept, text, word, Result, UNPREPARED};
+use crate::kernel::{address, call, close, done, open_kept, word, Result, UNPREPARED};
 use crate::{ARENA, CONFIG, PROC, SHARE, STATISTICS};
 
 const PUNCH_HOLE: i32 = 0x02 | 0x01;
@@ -69,7 +69,8 @@ fn mapped_file(fd: i32) -> Result<()> {
 }
 
 fn write(fd: i32) -> Result<()> {
-    done(libc::SYS_write, &[word(fd), text(c"probe"), 5])
+    let part = libc::iovec { iov_base: c"probe".as_ptr().cast_mut().cast(), iov_len: 5 };
+    done(libc::SYS_pwritev2, &[word(fd), address(&part), 1, 0, 0, 0])
 }
 
 fn punch(fd: i32) -> Result<()> {

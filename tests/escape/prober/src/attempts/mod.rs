@@ -15,10 +15,10 @@ mod share;
 mod sockets;
 mod surfaces;
 
-use libc::c_long;
+use libc::{c_long, AT_EMPTY_PATH, O_PATH};
 
 use crate::facts::Facts;
-use crate::kernel::{done, path, text, word, Result};
+use crate::kernel::{close, done, open_kept, path, text, word, Result};
 
 /// One thing a compromised worker might try. Each leaves decoys, the jail and the machine usable for the next.
 pub struct Attempt {
@@ -63,8 +63,20 @@ fn at(syscall: c_long, directory: i32, name: &str, mode: usize) -> Result<()> {
     done(syscall, &[word(directory), text(&path(name)), mode])
 }
 
+/// Through a descriptor, as the worker does it, or else by the name alone.
 fn chown(directory: i32, name: &str, id: usize) -> Result<()> {
-    done(libc::SYS_fchownat, &[word(directory), text(&path(name)), id, id, 0])
+    let (held, flags) = (open_kept(directory, name, O_PATH)?, word(AT_EMPTY_PATH));
+    let result = done(libc::SYS_fchownat, &[word(held), text(c""), id, id, flags]);
+    close(held);
+    result.or_else(|_| done(libc::SYS_fchownat, &[word(directory), text(&path(name)), id, id, 0]))
+}
+
+/// Sets times to now, in the same two ways.
+fn touch(directory: i32, name: &str) -> Result<()> {
+    let held = open_kept(directory, name, O_PATH)?;
+    let result = done(libc::SYS_utimensat, &[word(held), text(c""), 0, word(AT_EMPTY_PATH)]);
+    close(held);
+    result.or_else(|_| done(libc::SYS_utimensat, &[word(directory), text(&path(name)), 0, 0]))
 }
 
 /// A sockaddr_un for *name* and its length.

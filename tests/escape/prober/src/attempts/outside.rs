@@ -7,7 +7,7 @@ use std::ffi::CStr;
 
 use libc::{c_long, AT_EMPTY_PATH, AT_SYMLINK_FOLLOW, O_CREAT, O_DIRECTORY, O_EXCL, O_PATH, O_RDONLY, O_WRONLY};
 
-use super::{at, chown, Attempt};
+use super::{at, chown, touch, Attempt};
 use crate::facts::Facts;
 use crate::kernel::{address, call, close, done, open, open_kept, opened, path, text, word, Result, UNPREPARED};
 use crate::{PROC, SHARE};
@@ -16,6 +16,8 @@ const SYS_FCHMODAT2: c_long = 452;
 const SYS_SETXATTRAT: c_long = 463;
 const SYS_GETXATTRAT: c_long = 464;
 const SYS_REMOVEXATTRAT: c_long = 466;
+/// AT_SYMLINK_NOFOLLOW and AT_NO_AUTOMOUNT, with which the worker asks.
+const UNFOLLOWED: i32 = 0x100 | 0x800;
 const RENAME_EXCHANGE: usize = 2;
 const ATTRIBUTE: &CStr = c"user.decoy";
 
@@ -23,14 +25,15 @@ pub const ALL: &[Attempt] = &[
     Attempt::new("stat_outside", "see its size, owner and times (statx)", |facts| {
         facts.by_any_name("secret", |directory, name| {
             let found = [0u64; 32];
-            done(libc::SYS_statx, &[word(directory), text(name), 0, 0x7ff, found.as_ptr() as usize])
+            done(libc::SYS_statx, &[word(directory), text(name), word(UNFOLLOWED), 0x7ff, found.as_ptr() as usize])
         })
     }),
-    Attempt::new("stat_outside_held", "see them through an O_PATH descriptor (fstat)", |facts| {
+    Attempt::new("stat_outside_held", "see them through an O_PATH descriptor", |facts| {
         facts.by_any_name("secret", |directory, name| {
             let held = open_kept(directory, &name.to_string_lossy(), O_PATH)?;
-            let found = [0u64; 18];
-            let result = done(libc::SYS_fstat, &[word(held), found.as_ptr() as usize]);
+            let found = [0u64; 32];
+            let arguments = [word(held), text(c""), word(AT_EMPTY_PATH), 0x7ff, found.as_ptr() as usize];
+            let result = done(libc::SYS_statx, &arguments);
             close(held);
             result
         })
@@ -97,17 +100,8 @@ pub const ALL: &[Attempt] = &[
     Attempt::new("chown_outside", "change an owner (fchownat)", |facts| {
         facts.by_any_name("victim", |directory, name| chown(directory, &name.to_string_lossy(), own_id(facts)))
     }),
-    Attempt::new("chown_outside_held", "change an owner through an O_PATH descriptor", |facts| {
-        facts.by_any_name("victim", |directory, name| {
-            let held = open_kept(directory, &name.to_string_lossy(), O_PATH)?;
-            let id = own_id(facts);
-            let result = done(libc::SYS_fchownat, &[word(held), text(c""), id, id, word(AT_EMPTY_PATH)]);
-            close(held);
-            result
-        })
-    }),
     Attempt::new("times_outside", "change times (utimensat)", |facts| {
-        facts.by_any_name("victim", |directory, name| done(libc::SYS_utimensat, &[word(directory), text(name), 0, 0]))
+        facts.by_any_name("victim", |directory, name| touch(directory, &name.to_string_lossy()))
     }),
     Attempt::new("create_outside", "create a file", |facts| {
         facts.by_any_name("created", |directory, name| {
@@ -159,12 +153,20 @@ pub const ALL: &[Attempt] = &[
     }),
     Attempt::new("link_in", "hard-link an outside file into the share", |facts| {
         facts.by_any_name("secret", |directory, name| {
-            done(libc::SYS_linkat, &[word(directory), text(name), word(SHARE), text(c"linked-in"), 0])
+            done(
+                libc::SYS_linkat,
+                &[word(directory), text(name), word(SHARE), text(c"linked-in"), word(AT_SYMLINK_FOLLOW)],
+            )
         })
     }),
     Attempt::new("link_out", "hard-link a file of the share to a place outside", |facts| {
         facts.by_any_name("linked-out", |directory, name| {
-            done(libc::SYS_linkat, &[word(SHARE), text(c"below/file"), word(directory), text(name), 0])
+            let held = open_kept(SHARE, "below/file", O_PATH).map_err(|_| UNPREPARED)?;
+            let link = path(&format!("self/fd/{held}"));
+            let arguments = [word(PROC), text(&link), word(directory), text(name), word(AT_SYMLINK_FOLLOW)];
+            let result = done(libc::SYS_linkat, &arguments);
+            close(held);
+            result
         })
     }),
     Attempt::new("link_held", "hard-link an outside file held as O_PATH through procfs' self/fd", |facts| {
@@ -174,7 +176,10 @@ pub const ALL: &[Attempt] = &[
         })
     }),
     Attempt::new("link_of_procfs", "hard-link a file of procfs into the share", |_| {
-        done(libc::SYS_linkat, &[word(PROC), text(c"self/status"), word(SHARE), text(c"of-procfs"), 0])
+        done(
+            libc::SYS_linkat,
+            &[word(PROC), text(c"self/status"), word(SHARE), text(c"of-procfs"), word(AT_SYMLINK_FOLLOW)],
+        )
     }),
     Attempt::new("chdir_outside", "make an outside directory the working directory", |facts| {
         done(libc::SYS_chdir, &[text(&path(&facts.outside("")))])

@@ -49,6 +49,7 @@ pub const ALL: &[Attempt] = &[
     }),
     Attempt::new("signal_keeper", "signal the keeper", |facts| done(libc::SYS_kill, &[facts.keeper(), 0])),
     Attempt::new("signal_everybody", "signal every process there is", |_| done(libc::SYS_kill, &[word(-1), 0])),
+    Attempt::new("forge_credentials", "write to the supervisor in another process's name", forge),
     Attempt::new("pidfd_supervisor", "get a pidfd of the supervisor", |facts| {
         opened(libc::SYS_pidfd_open, &[facts.number("supervisor"), 0])
     }),
@@ -74,6 +75,16 @@ pub const ALL: &[Attempt] = &[
         done(libc::SYS_setpriority, &[libc::PRIO_PROCESS as usize, 0, word(-20)])
     }),
 ];
+
+/// SCM_CREDENTIALS with a pid that is not one's own.
+fn forge(facts: &Facts) -> Result<()> {
+    let id = facts.number("id") as u32;
+    let data = libc::iovec { iov_base: c"{}".as_ptr().cast_mut().cast(), iov_len: 2 };
+    // struct cmsghdr (length, level, type) and struct ucred (pid, uid, gid), and padding.
+    let claim = [28, 0, libc::SOL_SOCKET as u32, libc::SCM_CREDENTIALS as u32, facts.keeper() as u32, id, id, 0];
+    let message = [0, 0, address(&data), 1, address(&claim), size_of_val(&claim), 0];
+    done(libc::SYS_sendmsg, &[word(CONTROL), address(&message), word(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)])
+}
 
 fn memory_of(facts: &Facts, number: libc::c_long) -> Result<()> {
     let mut byte = [0u8; 1];

@@ -2,8 +2,8 @@
 
 use libc::{AT_EMPTY_PATH, O_PATH, O_RDONLY};
 
-use super::{at, chown, Attempt};
-use crate::kernel::{call, close, done, open, open_kept, opened, path, text, word, Result, UNPREPARED};
+use super::{at, chown, touch, Attempt};
+use crate::kernel::{address, call, close, done, open, open_kept, opened, path, text, word, Result, UNPREPARED};
 use crate::{ARENA, BINARY, NULL, PROC, SHARE};
 
 pub const ALL: &[Attempt] = &[
@@ -52,17 +52,13 @@ pub const ALL: &[Attempt] = &[
     Attempt::new("binary_chown", "change the worker binary's owner", |facts| {
         chown(PROC, "self/exe", facts.number("id"))
     }),
-    Attempt::new("binary_times", "change the worker binary's times", |_| {
-        done(libc::SYS_utimensat, &[word(PROC), text(c"self/exe"), 0, 0])
-    }),
+    Attempt::new("binary_times", "change the worker binary's times", |_| touch(PROC, "self/exe")),
     Attempt::new("binary_descriptor_left", "find the worker binary's descriptor still open", |_| {
-        done(libc::SYS_fcntl, &[word(BINARY), word(libc::F_GETFD)])
+        opened(libc::SYS_fcntl, &[word(BINARY), word(libc::F_DUPFD_CLOEXEC), 0])
     }),
     Attempt::new("null_chmod", "change /dev/null's mode", |_| done(libc::SYS_fchmod, &[word(NULL), 0o666])),
     Attempt::new("null_chown", "change /dev/null's owner", |facts| chown(PROC, "self/fd/0", facts.number("id"))),
-    Attempt::new("null_times", "change /dev/null's times", |_| {
-        done(libc::SYS_utimensat, &[word(PROC), text(c"self/fd/1"), 0, 0])
-    }),
+    Attempt::new("null_times", "change /dev/null's times", |_| touch(PROC, "self/fd/1")),
 ];
 
 fn mknod(kind: libc::mode_t, device: usize) -> Result<()> {
@@ -82,20 +78,14 @@ fn number_9(fd: i32) -> Result<i32> {
     Err(UNPREPARED)
 }
 
-/// The arena with the prober's own program in it.
+/// The arena with the first page of the prober's own program in it: enough to see whether the kernel would take it.
 fn filled_arena() -> Result<i32> {
     let program = open_kept(PROC, "self/exe", O_RDONLY)?;
-    let mut at = 0;
-    loop {
-        let mut part = [0u8; 65536];
-        let length = call(libc::SYS_pread64, &[word(program), part.as_mut_ptr() as usize, part.len(), at])?;
-        if length == 0 {
-            break;
-        }
-        call(libc::SYS_pwrite64, &[word(ARENA), part.as_ptr() as usize, length, at])?;
-        at += length;
-    }
+    let mut page = [0u8; 4096];
+    let part = libc::iovec { iov_base: page.as_mut_ptr().cast(), iov_len: page.len() };
+    call(libc::SYS_preadv2, &[word(program), address(&part), 1, 0, 0, 0])?;
     close(program);
+    call(libc::SYS_pwritev2, &[word(ARENA), address(&part), 1, 0, 0, 0])?;
     Ok(ARENA)
 }
 

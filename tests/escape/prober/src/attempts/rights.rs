@@ -18,10 +18,10 @@ pub const ALL: &[Attempt] = &[
         prctl(CAP_AMBIENT, CAP_AMBIENT_RAISE, SYS_ADMIN)
     }),
     Attempt::new("securebits_clear", "make root mean something again", |_| prctl(libc::PR_SET_SECUREBITS, 0, 0)),
-    Attempt::new("file_capability", "give a file of the share capabilities", |_| {
+    Attempt::new("file_capability", "give a file of the share capabilities", |facts| {
         let file = open_kept(SHARE, "file", libc::O_RDWR).map_err(|_| UNPREPARED)?;
-        // struct vfs_cap_data, revision 2, effective: CAP_SYS_ADMIN permitted.
-        let value = [0x0200_0001u32, 1 << SYS_ADMIN, 0, 0, 0];
+        // struct vfs_ns_cap_data, revision 3, effective: CAP_SYS_ADMIN permitted, in namespaces whose root we are.
+        let value = [0x0300_0001u32, 1 << SYS_ADMIN, 0, 0, 0, facts.number("id") as u32];
         let arguments = [word(file), text(c"security.capability"), address(&value), size_of_val(&value), 0];
         let result = done(libc::SYS_fsetxattr, &arguments);
         close(file);

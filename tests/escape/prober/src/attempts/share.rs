@@ -23,10 +23,17 @@ pub const ALL: &[Attempt] = &[
     Attempt::new("share_fifo_works", "make a FIFO", |_| {
         done(libc::SYS_mknodat, &[word(SHARE), text(c"fifo"), libc::S_IFIFO as usize | 0o600, 0])
     }),
-    Attempt::new("share_chmod_works", "change a file's mode", |_| at(libc::SYS_fchmodat, SHARE, "file", 0o640)),
+    Attempt::new("share_chmod_works", "change a file's mode", share_chmod),
     Attempt::new("share_chown_works", "give a file away", |_| chown(SHARE, "file", 1000)),
     Attempt::new("share_unlink_works", "remove a file", |_| at(libc::SYS_unlinkat, SHARE, "created", 0)),
 ];
+
+fn share_chmod(_: &Facts) -> Result<()> {
+    let held = open_kept(SHARE, "file", O_PATH)?;
+    let result = at(libc::SYS_fchmodat, PROC, &format!("self/fd/{held}"), 0o640);
+    close(held);
+    result
+}
 
 fn share_reopen(_: &Facts) -> Result<()> {
     let held = open_kept(SHARE, "file", O_PATH)?;
