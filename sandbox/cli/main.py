@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from virtiofs_sandbox.cli import run
+from virtiofs_sandbox.cli import policy, run
 
 DESCRIPTION = """\
 Shares a directory with a virtual machine over virtio-fs. The process that talks to the guest is jailed from outside:
@@ -18,7 +18,7 @@ _INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 after a clean stop, 1 when starting (or stopping) failed, 2 for wrong usage."""
+    """Returns the exit status, one of cli.status."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.execute(options))
@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     run.add_parser(commands)
+    policy.add_parser(commands)
     return parser
 
 

@@ -8,7 +8,8 @@ from datetime import datetime
 from virtiofs_sandbox.cli.hints import monitor_lines
 from virtiofs_sandbox.cli.text import STANDARD_ERROR, STANDARD_OUTPUT, write_line
 from virtiofs_sandbox.confine import LaunchPlan
-from virtiofs_sandbox.policies.share import Share
+from virtiofs_sandbox.policies.offer import Offer
+from virtiofs_sandbox.policies.problems import shown
 from virtiofs_sandbox.supervisor.events import (
     Event,
     Listening,
@@ -18,10 +19,11 @@ from virtiofs_sandbox.supervisor.loglines import printable
 
 
 class Output:
-    """Shows events up to *share*'s log level."""
+    """Shows events up to the share's log level."""
 
-    def __init__(self, share: Share, plan: LaunchPlan) -> None:
-        self._share = share
+    def __init__(self, wanted: Offer, plan: LaunchPlan) -> None:
+        self._share = wanted.share
+        self._policy = wanted.policy
         self._plan = plan
 
     def show(self, event: Event) -> None:
@@ -32,11 +34,12 @@ class Output:
 
     def _listening(self, event: Listening) -> None:
         share = self._share
-        source = printable(os.fsencode(share.source or "a tree"))
+        source = f"a tree of {len(share.children)}" if share.source is None else printable(os.fsencode(share.source))
         socket = printable(os.fsencode(event.socket))
+        policy = "" if self._policy is None else f", policy: {shown(self._policy.file)}"
         start = (
             f"ready: {source} as tag {share.tag} on {socket} "
-            f"(jail: {self._plan.tier.value}, cache: {share.cache.value}, access: {share.access.value})"
+            f"(jail: {self._plan.tier.value}, cache: {share.cache.value}, access: {share.access.value}{policy})"
         )
         if not event.monitor_waiting and socket.startswith("/"):
             start = f"{start}\n{monitor_lines(socket, share.tag)}"

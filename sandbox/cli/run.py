@@ -3,49 +3,84 @@
 from __future__ import annotations
 
 import argparse
-import grp
 import os
 import sys
 import sysconfig
+from dataclasses import dataclass
 from pathlib import Path
 
+from virtiofs_sandbox.cli import arguments
+from virtiofs_sandbox.cli.status import EPILOG, Status
 from virtiofs_sandbox.cli.text import complain
-from virtiofs_sandbox.policies.share import Access, CacheMode, LogLevel, Share, ShareError, check_tag, resolve_source
-from virtiofs_sandbox.supervisor.listener import Listener, SocketFile
+from virtiofs_sandbox.policies.narrowing import Arguments
+from virtiofs_sandbox.policies.places import SUFFIX, find, is_file_name, named
+from virtiofs_sandbox.policies.problems import PolicyError
+from virtiofs_sandbox.policies.share import CacheMode, LogLevel, ShareError, Tier, resolve_source
 
 WORKER = "virtiofs-worker"
 DESCRIPTION = """\
-Shares DIR under a tag with whichever monitor connects to the socket, one at a time, and stays: a monitor that goes may
-come back. Runs in the foreground until SIGTERM or SIGINT; a second signal does not wait for requests in flight."""
+Shares what POLICY says, or DIR under a tag, with whichever monitor connects to the socket, one at a time, and stays: a
+monitor that goes may come back. Where a policy speaks of DIR it holds, and the options may only narrow it
+(docs/compatibility.md). Runs in the foreground until SIGTERM or SIGINT; a second signal does not wait for requests in
+flight."""
 
 
 class NoWorkerError(Exception):
     """There is no worker to run; str() says where it was looked for."""
 
 
+class AmbiguousTargetError(Exception):
+    """The argument names a policy and a directory; str() says how to tell them apart."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: *arguments*, by the policy in *file* or for arguments.directory; policies in *directory*."""
+
+    arguments: Arguments
+    file: Path | None
+    directory: Path
+
+
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("run", help="share one directory, in the foreground", description=DESCRIPTION)
-    parser.add_argument("directory", metavar="DIR", type=Path, help="the directory to share")
-    parser.add_argument("--tag", required=True, type=_tag, help="the name the guest mounts by (at most 36 bytes)")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--socket", metavar="PATH", type=Path, help="the vhost-user socket to make and listen on")
-    where.add_argument("--fd", metavar="N", type=_descriptor, help="an inherited listening socket instead")
-    parser.add_argument(
-        "--socket-mode", metavar="MODE", type=_mode, help="permissions of the socket, octal (default: 0660)"
+    parser = commands.add_parser(
+        "run", help="share one directory, in the foreground", description=DESCRIPTION, epilog=EPILOG
     )
-    parser.add_argument("--socket-group", metavar="G", type=_group, help="group of the socket, by name or number")
+    parser.add_argument(
+        "target", metavar="POLICY|DIR", help="a policy's name or file (*.toml), or a directory (./NAME if need be)"
+    )
+    arguments.add_policy_dir(parser)
+    parser.add_argument("--tag", type=arguments.tag, help="the name the guest mounts by (at most 36 bytes)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--socket", metavar="PATH", type=Path, help="the vhost-user socket to make and listen on")
+    where.add_argument("--fd", metavar="N", type=arguments.descriptor, help="an inherited listening socket instead")
+    parser.add_argument(
+        "--socket-mode", metavar="MODE", type=arguments.mode, help="permissions of the socket, octal (default: 0660)"
+    )
+    parser.add_argument(
+        "--socket-group", metavar="G", type=arguments.group, help="group of the socket, by name or number"
+    )
     parser.add_argument("--readonly", action="store_true", help="let the guest change nothing")
     parser.add_argument(
         "--cache",
-        choices=[mode.value for mode in CacheMode],
-        default=CacheMode.AUTO.value,
+        type=CacheMode,
+        choices=list(CacheMode),
+        metavar="{never,auto,metadata,always}",
         help="what the guest may cache; host changes show late with metadata and always (default: auto)",
     )
     parser.add_argument("--xattr", action="store_true", help="let the guest use extended attributes")
     parser.add_argument(
+        "--minimum",
+        type=Tier,
+        choices=list(Tier),
+        metavar="{full,userns,bare}",
+        help="do not start with less of a jail than this (default: userns)",
+    )
+    parser.add_argument(
         "--log-level",
-        choices=[level.value for level in LogLevel],
-        default=LogLevel.INFO.value,
+        type=LogLevel,
+        choices=list(LogLevel),
+        metavar="{error,warning,info,debug}",
         help="what is logged to standard error (default: info)",
     )
     parser.add_argument(
@@ -59,11 +94,11 @@ def execute(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
     if options.fd is not None and (options.socket_mode is not None or options.socket_group is not None):
         parser.error("--socket-mode and --socket-group are for a socket made here: they do not go with --fd")
     try:
-        share = share_of(options)
+        request = request_of(options)
         worker = find_worker(options.worker)
-    except (ShareError, NoWorkerError) as error:
+    except (ShareError, PolicyError, NoWorkerError, AmbiguousTargetError) as error:
         complain("run", error)
-        return 1
+        return Status.FAILED
     # First of all the zygote, forked from this small process; the event loop and the rest load after it.
     from virtiofs_sandbox.launcher import LaunchError, Zygote  # noqa: PLC0415
 
@@ -71,16 +106,19 @@ def execute(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
         zygote = Zygote.start()
     except LaunchError as error:
         complain("run", error)
-        return 1
+        return Status.FAILED
     from virtiofs_sandbox.cli import foreground  # noqa: PLC0415
 
-    return foreground.serve(share, worker, zygote, lambda: listener(options))
+    try:
+        return foreground.serve(request.arguments, request.file, request.directory, worker, zygote)
+    except foreground.MissingArgumentError as error:
+        parser.error(str(error))
 
 
-def find_worker(named: Path | None) -> Path:
-    """The worker binary: *named*, or the one installed beside this command."""
+def find_worker(wanted: Path | None) -> Path:
+    """The worker binary: *wanted*, or the one installed beside this command."""
     beside = Path(sys.argv[0]).resolve().parent / WORKER
-    candidates = [named] if named is not None else [beside, Path(sysconfig.get_path("scripts")) / WORKER]
+    candidates = [wanted] if wanted is not None else [beside, Path(sysconfig.get_path("scripts")) / WORKER]
     for candidate in candidates:
         if candidate.is_file() and os.access(candidate, os.X_OK):
             return candidate.resolve()
@@ -88,54 +126,44 @@ def find_worker(named: Path | None) -> Path:
     raise NoWorkerError(f"no worker binary at {places}; install with the worker (needs Rust), or name one by --worker")
 
 
-def share_of(options: argparse.Namespace) -> Share:
-    """The share that the options describe. Raises ShareError."""
-    return Share(
-        name=options.tag,
-        source=resolve_source(options.directory),
+def request_of(options: argparse.Namespace) -> Request:
+    """What the options ask for. Raises ShareError, PolicyError, AmbiguousTargetError."""
+    directory = arguments.policy_directory(options)
+    file = policy_file(options.target, directory)
+    said = Arguments(
+        directory=resolve_source(Path(options.target)) if file is None else None,
         tag=options.tag,
-        access=Access.READ_ONLY if options.readonly else Access.READ_WRITE,
-        cache=CacheMode(options.cache),
+        socket=None if options.socket is None else Path(os.path.abspath(options.socket)),
+        fd=options.fd,
+        socket_mode=options.socket_mode,
+        socket_group=options.socket_group,
+        readonly=options.readonly,
+        cache=options.cache,
         xattr=options.xattr,
-        log_level=LogLevel(options.log_level),
+        log_level=options.log_level,
+        minimum=options.minimum,
+        worker=options.worker,
     )
+    return Request(said, file, directory)
 
 
-def listener(options: argparse.Namespace) -> Listener:
-    """The socket that the options ask for. Raises ListenError."""
-    if options.fd is not None:
-        return Listener.adopt(options.fd)
-    mode = 0o660 if options.socket_mode is None else options.socket_mode
-    return Listener.bind(SocketFile(options.socket.absolute(), mode, options.socket_group))
+def policy_file(target: str, directory: Path) -> Path | None:
+    """The policy that *target* names; None when it is a directory to share. Raises PolicyError, AmbiguousTargetError.
 
-
-def _tag(text: str) -> str:
-    try:
-        return check_tag(text)
-    except ShareError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _descriptor(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is no descriptor number")
-    return int(text)
-
-
-def _mode(text: str) -> int:
-    try:
-        mode = int(text, 8)
-    except ValueError:
-        mode = -1
-    if not 0 <= mode <= 0o777:
-        raise argparse.ArgumentTypeError(f"{text!r} is no octal mode between 0000 and 0777")
-    return mode
-
-
-def _group(text: str) -> int:
-    if text.isascii() and text.isdigit():
-        return int(text)
-    try:
-        return grp.getgrnam(text).gr_gid
-    except KeyError:
-        raise argparse.ArgumentTypeError(f"there is no group {text!r} on this machine") from None
+    A path with '/' that is a directory is one. Without '/', a policy of that name comes first, and a directory of the
+    same name beside it makes the argument ambiguous.
+    """
+    is_directory = Path(target).is_dir()
+    if is_file_name(target):
+        return None if is_directory or not target.endswith(SUFFIX) else find(target, directory)
+    if target in (".", ".."):
+        return None
+    policy = named(target, directory)
+    if not policy.is_file():
+        return None if is_directory else find(target, directory)
+    if is_directory:
+        raise AmbiguousTargetError(
+            f"{target} is a policy ({policy}) and a directory here; write ./{target} for the directory, "
+            f"or {policy} for the policy"
+        )
+    return policy

@@ -16,5 +16,6 @@ def write_line(descriptor: int, text: str) -> None:
 
 
 def complain(command: str, sentence: object) -> None:
-    """An error that ends the command."""
-    write_line(STANDARD_ERROR, f"virtiofs-sandbox {command}: {sentence}")
+    """An error that ends the command; it may have several lines, one for each thing that is wrong."""
+    for line in str(sentence).splitlines():
+        write_line(STANDARD_ERROR, f"virtiofs-sandbox {command}: {line}")

@@ -10,17 +10,30 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from virtiofs_sandbox.confine.host import HostProbe, probe_host
-    from virtiofs_sandbox.confine.plan import LandlockPlan, LaunchPlan
-    from virtiofs_sandbox.confine.planning import CannotConfineError, prepare
+    from virtiofs_sandbox.confine.plan import LandlockPlan, LaunchPlan, MountAction, MountChange
+    from virtiofs_sandbox.confine.planning import prepare
+    from virtiofs_sandbox.confine.tiers import CannotConfineError
     from virtiofs_sandbox.policies.share import Tier
 
-__all__ = ["CannotConfineError", "HostProbe", "LandlockPlan", "LaunchPlan", "Tier", "prepare", "probe_host"]
+__all__ = [
+    "CannotConfineError",
+    "HostProbe",
+    "LandlockPlan",
+    "LaunchPlan",
+    "MountAction",
+    "MountChange",
+    "Tier",
+    "prepare",
+    "probe_host",
+]
 
 _HOMES = {
-    "CannotConfineError": "planning",
+    "CannotConfineError": "tiers",
     "HostProbe": "host",
     "LandlockPlan": "plan",
     "LaunchPlan": "plan",
+    "MountAction": "plan",
+    "MountChange": "plan",
     "Tier": "plan",
     "prepare": "planning",
     "probe_host": "host",

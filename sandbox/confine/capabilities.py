@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
+from typing import Literal
 
-from virtiofs_sandbox.policies.share import Access, Share, Tier
+from virtiofs_sandbox.policies.share import Access, Share
 
 
 class Capability(enum.IntEnum):
@@ -17,6 +18,7 @@ class Capability(enum.IntEnum):
     FSETID = 4
     SETGID = 6
     SETUID = 7
+    SETPCAP = 8
     SYS_RESOURCE = 24
     SETFCAP = 31
 
@@ -45,11 +47,11 @@ SECUREBITS = (
 )
 
 
-def kept(share: Share, tier: Tier) -> int:
-    """The mask of capabilities that a worker of *share* keeps."""
+def kept(share: Share, ids: Literal["caller", "self"]) -> int:
+    """The mask of capabilities that a worker of *share* keeps in a user namespace of its own; *ids* as in the plan."""
     if share.access is Access.READ_ONLY:
         return mask(*_READ)
-    if tier is Tier.USERNS:
+    if ids == "self":
         return mask(*_WRITE)
     if share.xattr:
         return mask(*_WRITE_AS_CALLER, Capability.SETFCAP)

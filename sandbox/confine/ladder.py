@@ -28,6 +28,7 @@ NAMESPACES = {
     "CLONE_NEWCGROUP": processes.CLONE_NEWCGROUP,
 }
 _HARMLESS = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOEXEC
+_READ_ONLY = _HARMLESS | mounts.MOUNT_ATTR_RDONLY
 _ANY_RANGE = ids.single(0, 100_000, 65_536)
 _UNREADABLE_ANSWER = "read(answer of a try)"
 
@@ -46,7 +47,7 @@ def user_namespace() -> int:
 
 
 def all_ids(uid_map: bytes, gid_map: bytes) -> int:
-    """The errno of mapping all our ids to themselves; *uid_map* and *gid_map* are our own, as the kernel prints them."""
+    """The errno of mapping all our ids to themselves; the maps are our own, as the kernel prints them."""
     with _Mapped(ids.identity(uid_map), ids.identity(gid_map), deny_setgroups=False) as mapped:
         return mapped.refusal.errno
 
@@ -91,8 +92,9 @@ def _own_root() -> None:
 def _own_mounts() -> None:
     mounts.make_all_private()
     tree = named("open_tree", mounts.clone_tree, b"/", True)
-    mounts.restrict_tree(tree, _HARMLESS | mounts.MOUNT_ATTR_RDONLY)
-    named("fsmount(procfs)", mounts.new_filesystem, b"proc", ((b"subset", b"pid"),), _HARMLESS)
+    mounts.restrict_tree(tree, _READ_ONLY)
+    # Read-only as the jail's: where the procfs in sight is read-only, the kernel allows no other.
+    named("fsmount(procfs)", mounts.new_filesystem, b"proc", ((b"subset", b"pid"),), _READ_ONLY)
     root = named("fsmount(tmpfs)", mounts.new_filesystem, b"tmpfs", ((b"size", b"4096"),), _HARMLESS)
     mounts.attach(root, b"/")
     os.fchdir(root)

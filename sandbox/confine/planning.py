@@ -2,53 +2,71 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import resource
 import secrets
 from pathlib import Path
+from typing import Literal
 
-from virtiofs_sandbox.confine import capabilities, ids, landlock, seccomp
+from virtiofs_sandbox.confine import capabilities, identity, landlock, mountplan, seccomp, tiers
 from virtiofs_sandbox.confine.host import HostProbe
 from virtiofs_sandbox.confine.plan import LaunchPlan
 from virtiofs_sandbox.policies.share import Access, Share, Tier
-from virtiofs_sandbox.syscalls import mounts
 
 WANTED_DESCRIPTORS = 1_000_000
 # Below this a guest with many open files notices: handles and pinned inodes cost a descriptor each.
 FEW_DESCRIPTORS = 16_384
 
-
-class CannotConfineError(Exception):
-    """No jail can be built on this host; str() is one sentence that says which layer is missing and what to change."""
+LIMITS = (
+    # The worker's own heap and stacks take a few MiB; guest memory and the tables are shared mappings and do not count.
+    # A worker that an attacker drives, or a bug, gets no further, where no control group holds it either.
+    (resource.RLIMIT_DATA, 1 << 30),
+    # Nothing is ever locked in memory: guests' pages stay the host's to swap.
+    (resource.RLIMIT_MEMLOCK, 0),
+)
+# Keeper, control thread, a thread for each of 9 rings; a fork bomb ends here. The kernel counts them per user namespace
+# and user (since 5.14), so jails do not take from each other, but it exempts its own root.
+PROCESSES = 64
 
 
 def prepare(share: Share, host: HostProbe, *, worker: Path, end_with_supervisor: bool = True) -> LaunchPlan:
     """Settles every number of the launch. A layer this host lacks is refused here or named in `warnings` (I7).
 
     *worker* is the static binary to run. With *end_with_supervisor* the jail is killed when its supervisor dies.
-    Raises CannotConfineError.
+    Looks at the share for paths that rules name. Raises CannotConfineError.
     """
-    tier, tier_warning = _tier(host)
+    reached = tiers.standing(host)
+    tiers.admit(reached, share.sandbox.minimum)
+    tier, bare = reached.tier, reached.tier is Tier.BARE
+    who = identity.resolve(share.identity, host, tier)
+    children = mountplan.children(share, tier)
+    rule_mounts, rules = mountplan.rule_mounts(share, tier)
     nofile, nofile_warning = _nofile(host)
-    seccomp_warning = seccomp.shortfall(share.sandbox.seccomp)
-    warnings = (tier_warning, nofile_warning, landlock.shortfall(host.landlock_abi), seccomp_warning)
-    full = tier is Tier.FULL
-    needs = seccomp.needs(share, ids="caller" if full else "self", attributes="path")
+    readonly = share.access is Access.READ_ONLY
+    warnings = (
+        *tiers.losses(reached, readonly=readonly),
+        who.warning,
+        nofile_warning,
+        landlock.shortfall(host.landlock_abi),
+        seccomp.shortfall(share.sandbox.seccomp),
+    )
+    attributes: Literal["path", "open"] = "open" if bare else "path"
+    needs = seccomp.needs(share, ids=who.ids, attributes=attributes)
     refusal = seccomp.refusal(share.sandbox.seccomp, recorded=not host.audit_errno)
     exec_key = secrets.randbits(64)
     return LaunchPlan(
         share=share.name,
-        source=os.fsencode(_source(share)),
+        source=os.fsencode(share.source.absolute()) if share.source else b"",
         worker=os.fsencode(worker.absolute()),
         tier=tier,
-        ids="caller" if full else "self",
+        ids=who.ids,
         warnings=tuple(sentence for sentence in warnings if sentence),
-        uid_map=ids.identity(host.uid_map) if full else ids.single(host.uid, host.uid),
-        gid_map=ids.identity(host.gid_map) if full else ids.single(host.gid, host.gid),
-        deny_setgroups=not full,
-        share_attributes=_share_attributes(share),
+        uid_map=who.uid_map,
+        gid_map=who.gid_map,
+        deny_setgroups=who.deny_setgroups,
+        share_attributes=mountplan.share_attributes(share.access),
         nofile=nofile,
-        capabilities=capabilities.kept(share, tier),
+        capabilities=0 if bare else capabilities.kept(share, who.ids),
         last_capability=host.last_capability,
         securebits=capabilities.SECUREBITS,
         landlock=landlock.plan(share.access, host.landlock_abi) if host.landlock_abi else None,
@@ -57,50 +75,29 @@ def prepare(share: Share, host: HostProbe, *, worker: Path, end_with_supervisor:
         seccomp_unlogged=seccomp.unlogged_program(),
         exec_key=exec_key,
         filters=seccomp.role_programs(needs, refusal),
-        attributes="path",
+        attributes=attributes,
         end_with_supervisor=end_with_supervisor,
+        children=children,
+        map_helpers=who.map_helpers,
+        become=who.become,
+        early_mounts=who.early_mounts,
+        idmapped=who.idmapped,
+        attached=bool(children or rule_mounts),
+        rule_mounts=rule_mounts,
+        limits=LIMITS,
+        # Without a user namespace of its own a jail would count with everything else that its user runs.
+        process_limit=None if bare else PROCESSES,
+        lock_capabilities=not bare or _may_lock(host, who),
+        rules=rules,
     )
 
 
-def _source(share: Share) -> Path:
-    if share.source is None:
-        raise CannotConfineError("shares of several directories cannot be built yet")
-    return share.source.absolute()
+def _may_lock(host: HostProbe, who: identity.Ids) -> bool:
+    """Outside of a user namespace of its own, bounding set and securebits take a capability.
 
-
-def _tier(host: HostProbe) -> tuple[Tier, str | None]:
-    if host.userns_errno:
-        raise CannotConfineError(
-            f"no user namespace can be made here: {os.strerror(host.userns_errno)}; {_userns_hint(host.userns_errno)}"
-        )
-    if not host.identity_errno:
-        return Tier.FULL, None
-    if host.uid != 0:
-        return Tier.USERNS, None
-    return Tier.USERNS, (
-        "root here may not map its ids into a user namespace "
-        f"({os.strerror(host.identity_errno)}): files that guests create all belong to uid {host.uid}; "
-        "grant CAP_SETUID, CAP_SETGID and CAP_SETFCAP to keep the guests' ids"
-    )
-
-
-def _userns_hint(number: int) -> str:
-    if number == errno.ENOSPC:
-        return "raise user.max_user_namespaces, which is exhausted or 0"
-    return (
-        "leave the chroot, allow unshare in the container's seccomp profile, "
-        "or allow it by kernel.unprivileged_userns_clone or kernel.apparmor_restrict_unprivileged_userns"
-    )
-
-
-def _share_attributes(share: Share) -> int:
-    """No symbolic link of the share is ever followed by the kernel: guests follow links themselves."""
-    attributes = (
-        mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOEXEC | mounts.MOUNT_ATTR_NOSYMFOLLOW
-    )
-    if share.access is Access.READ_ONLY:
-        attributes |= mounts.MOUNT_ATTR_RDONLY
-    return attributes
+    Where it is missing, no_new_privs does what they would do: exec gives nothing.
+    """
+    return who.become is None and bool(host.capabilities & capabilities.mask(capabilities.Capability.SETPCAP))
 
 
 def _nofile(host: HostProbe) -> tuple[tuple[int, int], str | None]:

@@ -1,7 +1,8 @@
-"""What the worker is told of a share's path rules."""
+"""What the worker is told of a share's path rules, and which of them are exact."""
 
 from __future__ import annotations
 
+import os
 import re
 
 from virtiofs_sandbox.ipc.config import Rules
@@ -23,3 +24,10 @@ def worker_rules(share: Share) -> Rules:
 def literal(name: str) -> str:
     """The pattern that matches *name* and nothing else."""
     return re.sub(r"([\\*?\[])", r"\\\1", name)
+
+
+def exact(pattern: str) -> bytes | None:
+    """The one path, relative to the share's root, that *pattern* matches; None where it has wildcards."""
+    if re.search(r"(?<!\\)(?:\\\\)*[*?\[]", pattern):
+        return None
+    return os.fsencode(re.sub(r"\\(.)", r"\1", pattern, flags=re.DOTALL).rstrip("/"))

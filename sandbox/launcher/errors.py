@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import TYPE_CHECKING
 
-from virtiofs_sandbox.confine.plan import LaunchPlan
+from virtiofs_sandbox.confine.plan import LaunchPlan, MountAction, MountChange
 from virtiofs_sandbox.launcher.reports import Stage, call_name
+from virtiofs_sandbox.policies.share import Tier
+
+if TYPE_CHECKING:
+    from virtiofs_sandbox.launcher.adjusting import Place
 
 _NAMES = {
     Stage.REQUEST: "asking the zygote",
     Stage.LIMITS: "setting limits",
     Stage.USER_NAMESPACE: "entering a user namespace",
+    Stage.IDENTITY: "taking on the worker's ids",
     Stage.NAMESPACES: "entering namespaces",
     Stage.PARENT: "binding to the supervisor",
     Stage.MOUNTS: "taking the mounts",
@@ -21,6 +27,7 @@ _NAMES = {
     Stage.LANDLOCK: "entering the Landlock domain",
     Stage.SECCOMP: "loading the seccomp filter",
     Stage.EXEC: "starting the worker",
+    Stage.ADJUST: "changing mounts of a running jail",
 }
 _BY_CALL = {
     "send(request)": "the zygote is gone; a new one has to be started",
@@ -31,6 +38,16 @@ _BY_CALL = {
     "write(setgroups)": "a container's policy forbids writing id maps",
     "write(uid_map)": "the ids may not be mapped by this user; run as root or check /etc/subuid",
     "write(gid_map)": "the ids may not be mapped by this user; run as root or check /etc/subgid",
+    "newuidmap": "the range must be the user's in /etc/subuid, and newuidmap set-ID root and free to be (nosuid, "
+    "no_new_privs)",
+    "newgidmap": "the range must be the user's in /etc/subgid, and newgidmap set-ID root and free to be (nosuid, "
+    "no_new_privs)",
+    "setresgid": "the group is not mapped, or CAP_SETGID is missing",
+    "setresuid": "the user is not mapped, or CAP_SETUID is missing",
+    "mount_setattr(MOUNT_ATTR_IDMAP)": "the share's file system does not support id-mapped mounts, or is one already; "
+    "leave out identity.idmapped",
+    "compare(namespace)": "the process is not in the namespaces it was started in; launch a new jail",
+    "open(namespace)": "the jail has ended",
     "fork": "raise the limit on processes or memory (TasksMax=, ulimit -u)",
     "send(go)": "the process that was to become the jail is gone; see whether memory ran out (dmesg)",
     "read(go)": "the supervisor went away during the launch",
@@ -72,10 +89,72 @@ def failure(plan: LaunchPlan, stage: int, call: str | int, number: int) -> Launc
     return LaunchError(_NAMES[known], name, number, _hint(plan, known, name, number))
 
 
-def _hint(plan: LaunchPlan, stage: Stage, call: str, number: int) -> str:
+def unanswered(call: str, number: int) -> LaunchError:
+    """The error for a zygote that does not take a request, or does not answer it."""
+    return LaunchError(_NAMES[Stage.REQUEST], call, number, _BY_CALL[call])
+
+
+def check_changes(tier: Tier, place: Place | None, changes: tuple[MountChange, ...]) -> Place:
+    """The place, if it is one where *changes* can be made. Raises LaunchError."""
+    if tier is Tier.BARE:
+        raise _refused("this tier has no mounts of its own: launch a new jail with the changed share")
+    if place is None:
+        raise _refused(
+            "the share was launched without exact path rules or children, so it is no place to mount on: "
+            "launch a new jail with the changed share"
+        )
+    for change in changes:
+        of_children = change.action in (MountAction.ATTACH, MountAction.DETACH)
+        shown = os.fsdecode(change.path)
+        if of_children and not place.tree:
+            raise _refused(f"{shown!r}: only a tree share has children that come and go")
+        if of_children and b"/" in change.path:
+            raise _refused(f"{shown!r}: a child is named by one component")
+        if any(part in (b"", b".", b"..") for part in change.path.split(b"/")):
+            raise _refused(
+                f"{shown!r}: a path below the share's root is wanted, without empty components, '.' and '..'"
+            )
+    return place
+
+
+def adjustment_failure(
+    changes: tuple[MountChange, ...], failed: int, stage: int, call: int, number: int
+) -> LaunchError:
+    """The error for the zygote's answer about *changes*, of which the one at *failed* could not be made."""
+    name = call_name(call)
+    known = Stage(stage) if stage in _NAMES else Stage.REQUEST
+    if failed >= len(changes):
+        return LaunchError(_NAMES[known], name, number, _BY_CALL.get(name, _ELSE))
+    change = changes[failed]
+    done = f"{_NAMES[known]}, {change.action.value} {os.fsdecode(change.path)!r}"
+    return LaunchError(done, name, number, _change_hint(change, name, number))
+
+
+def _refused(why: str) -> LaunchError:
+    return LaunchError(_NAMES[Stage.ADJUST], "adjust", 0, why)
+
+
+def _change_hint(change: MountChange, call: str, number: int) -> str:
     if call == "open_tree(share)":
+        return _path_hint("the directory", change.source, number)
+    if call == "mkdir" and number == errno.EEXIST:
+        return "a child of that name is there already"
+    if call == "umount2":
+        return "nothing is mounted there, or it came with the share"
+    if call == "openat2" and number in (errno.ENOENT, errno.ENOTDIR):
+        return "there is nothing at that path"
+    if call == "openat2" and number == errno.ELOOP:
+        return "a symbolic link is on the way"
+    return _BY_CALL.get(call, _ELSE)
+
+
+def _hint(plan: LaunchPlan, stage: Stage, call: str, number: int) -> str:
+    if call in ("open_tree(share)", "open(share)") and plan.source:
         return _path_hint("the shared directory", plan.source, number)
-    if call == "open_tree(worker)":
+    if call == "open_tree(share)":
+        sources = ", ".join(repr(os.fsdecode(child.source)) for child in plan.children)
+        return f"one of the share's directories does not exist, or cannot be reached or cloned: {sources}"
+    if call in ("open_tree(worker)", "open(worker)"):
         return _path_hint("the worker", plan.worker, number)
     return _BY_CALL.get(call) or _BY_STAGE.get(stage) or _ELSE
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import os
 import signal
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 import msgspec
 from virtiofs_sandbox.confine import LaunchPlan, Tier
 from virtiofs_sandbox.confine.plan import MountChange
-from virtiofs_sandbox.launcher.errors import LaunchError, failure
-from virtiofs_sandbox.launcher.reports import ALIVE, ANSWER, GO, RECORD, REQUEST_NUMBER, Stage
+from virtiofs_sandbox.launcher.adjusting import Adjustment, Place
+from virtiofs_sandbox.launcher.errors import LaunchError, adjustment_failure, check_changes, failure, unanswered
+from virtiofs_sandbox.launcher.reports import ADJUST, ALIVE, ANSWER, GO, LAUNCH, RECORD, REQUEST, Stage
 from virtiofs_sandbox.launcher.zygote import Zygote
 
 # A launch takes milliseconds; one that takes this long waits for something that will not come.
@@ -34,11 +36,18 @@ class HandOver:
 
 @dataclass(frozen=True)
 class Jail:
-    """A running jail: its keeper, a child of this process. The caller owns *pidfd*, waits by P_PIDFD and closes it."""
+    """A running jail: its keeper, a child of this process. The caller owns *pidfd*, waits by P_PIDFD and closes it.
+
+    Without a pid namespace (BARE) others may outlive the keeper: end_group() and bury_group() go with the wait then.
+    *place* is where its mounts can be adjusted, None where they cannot. *unheld* are the patterns, of those the plan
+    holds by mounts, that nothing was mounted for, since there was nothing at their path.
+    """
 
     pid: int
     pidfd: int
     tier: Tier
+    place: Place | None = None
+    unheld: tuple[bytes, ...] = ()
 
 
 class Launcher:
@@ -66,18 +75,24 @@ class Launcher:
 
     async def adjust(self, jail: Jail, changes: tuple[MountChange, ...]) -> None:
         """Makes *changes* to the mounts of a running jail, in order. Raises LaunchError; those before it stay made."""
-        raise LaunchError("changing mounts", "adjust", 0, "a new jail is needed")
+        place = check_changes(jail.tier, jail.place, changes)
+        async with self._turn:
+            number = self._send(ADJUST, Adjustment(place, changes), ())
+            stage, call, errno, failed = await self._answer(number)
+        if call:
+            raise adjustment_failure(changes, failed, stage, call, errno)
 
     async def _launch(self, plan: LaunchPlan, hand_over: HandOver) -> Jail:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with ours:
             with theirs:
-                number = self._request(plan, hand_over, theirs.fileno())
-            pidfd = os.pidfd_open(pid := await self._answer(plan, number))
+                pid = await self._fork(plan, hand_over, theirs.fileno())
+            pidfd = os.pidfd_open(pid)
             try:
                 async with asyncio.timeout(TIMEOUT_SECONDS):
-                    await _follow(plan, ours)
+                    place = _place(plan, pid)
+                    unheld = await _follow(plan, ours)
             except TimeoutError as error:
                 _end(pidfd)
                 raise LaunchError("launch", "receive(report)", 0, "the jail did not get ready in 10 s") from error
@@ -87,12 +102,10 @@ class Launcher:
             except OSError as error:
                 _end(pidfd)
                 raise failure(plan, Stage.PARENT, "send(go)", error.errno or 0) from error
-        return Jail(pid, pidfd, plan.tier)
+        return Jail(pid, pidfd, plan.tier, place, tuple(plan.rule_mounts[index].path for index in unheld))
 
-    def _request(self, plan: LaunchPlan, hand_over: HandOver, report: int) -> int:
-        """Sends one request; returns its number, which the answer carries."""
-        number = next(self._numbers)
-        message = REQUEST_NUMBER.pack(number) + msgspec.msgpack.encode(plan)
+    async def _fork(self, plan: LaunchPlan, hand_over: HandOver, report: int) -> int:
+        """Asks for the jail; returns the keeper's pid, by now our child."""
         descriptors = (
             hand_over.log,
             hand_over.control,
@@ -101,48 +114,92 @@ class Launcher:
             hand_over.arena,
             report,
         )
+        # What only this side reads stays here.
+        asked = dataclasses.replace(plan, warnings=(), rules=(), filters=None)
+        number = self._send(LAUNCH, asked, descriptors)
+        stage, call, errno, pid = await self._answer(number)
+        if call:
+            raise failure(plan, stage, call, errno)
+        return pid
+
+    def _send(self, kind: int, body: object, descriptors: tuple[int, ...]) -> int:
+        """Sends one request; returns its number, which the answer carries."""
+        number = next(self._numbers)
+        message = REQUEST.pack(number, kind) + msgspec.msgpack.encode(body)
         try:
             socket.send_fds(self._zygote.socket, [message], descriptors)
         except OSError as error:
-            raise failure(plan, Stage.REQUEST, "send(request)", error.errno or 0) from error
+            raise unanswered("send(request)", error.errno or 0) from error
         return number
 
-    async def _answer(self, plan: LaunchPlan, number: int) -> int:
-        """Waits for the answer to request *number*; returns the keeper's pid, by now our child."""
+    async def _answer(self, number: int) -> tuple[int, int, int, int]:
+        """Waits for the answer to request *number*: stage, call, errno, and a pid or place."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 while True:
                     answer = await loop.sock_recv(self._zygote.socket, ANSWER.size)
                     if len(answer) != ANSWER.size:
-                        raise failure(plan, Stage.REQUEST, "receive(answer)", 0)
-                    answered, stage, call, errno, pid = ANSWER.unpack(answer)
-                    # An older number belongs to a launch that was given up.
+                        raise unanswered("receive(answer)", 0)
+                    answered, stage, call, errno, last = ANSWER.unpack(answer)
+                    # An older number belongs to a request that was given up.
                     if answered == number:
-                        break
+                        return stage, call, errno, last
         except TimeoutError as error:
-            raise failure(plan, Stage.REQUEST, "receive(answer)", 0) from error
+            raise unanswered("receive(answer)", 0) from error
         except OSError as error:
-            raise failure(plan, Stage.REQUEST, "receive(answer)", error.errno or 0) from error
-        if call:
-            raise failure(plan, stage, call, errno)
-        return int(pid)
+            raise unanswered("receive(answer)", error.errno or 0) from error
 
 
-async def _follow(plan: LaunchPlan, report: socket.socket) -> None:
-    """Takes the keeper through its stages; returns when the socket closed after the last one, which exec does."""
+def end_group(pid: int) -> None:
+    """Kills what a keeper left behind in a jail without a pid namespace, where all processes are its group.
+
+    To be called before the keeper *pid* is reaped, so that the number is nobody else's; bury_group() follows.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def bury_group(pid: int) -> bool:
+    """Reaps what is dead of a group that was ended, keeper included; True once nobody is left of it."""
+    try:
+        while os.waitid(os.P_PGID, pid, os.WEXITED | os.WNOHANG) is not None:
+            continue
+    except ChildProcessError:
+        return True
+    return False
+
+
+def _place(plan: LaunchPlan, pid: int) -> Place | None:
+    """Where the jail's mounts are, looked up before its keeper goes on, while nobody else's code has run in it."""
+    if not plan.attached:
+        return None
+    user, mount = (os.stat(f"/proc/{pid}/ns/{name}").st_ino for name in ("user", "mnt"))
+    return Place(pid, user, mount, plan.become, plan.early_mounts, plan.idmapped, bool(plan.children))
+
+
+async def _follow(plan: LaunchPlan, report: socket.socket) -> list[int]:
+    """Takes the keeper through its stages; returns when the socket closed after the last one, which exec does.
+
+    The result are the places of rules that found nothing to be mounted over.
+    """
     loop = asyncio.get_running_loop()
     report.send(GO)
     last = Stage.NAMESPACES
+    unheld = []
     while record := await loop.sock_recv(report, RECORD.size):
         stage, call, errno = RECORD.unpack(record)
         if call:
             raise failure(plan, stage, call, errno)
+        if errno:
+            unheld.append(errno - 1)
+            continue
         last = Stage(stage)
         if last is Stage.PARENT:
             report.send(ALIVE)
     if last is not Stage.SECCOMP:
         raise failure(plan, Stage(last + 1), "unknown call", 0)
+    return unheld
 
 
 def _end(pidfd: int) -> None:

@@ -2,7 +2,8 @@
 
 RECORD is ipc/README.md's launch report, little-endian u32: stage, call, errno. In an ANSWER of the zygote to the
 supervisor, and of the intermediate to the zygote, the number of the request (for the latter 0) goes before it and the
-keeper's pid as the outside sees it (or 0) after it.
+keeper's pid as the outside sees it (or 0) after it; in one about an adjustment, the place of the change that failed.
+A REQUEST to the zygote begins with its number and its kind.
 """
 
 from __future__ import annotations
@@ -12,27 +13,30 @@ import struct
 
 RECORD = struct.Struct("<III")
 ANSWER = struct.Struct("<IIIII")
-REQUEST_NUMBER = struct.Struct("<I")
+REQUEST = struct.Struct("<IB")
+LAUNCH, ADJUST = range(2)
 GO = b"g"
 ALIVE = b"a"
 MAPPED = b"m"
 
 
 class Stage(enum.IntEnum):
-    """The steps of a launch, in order."""
+    """The steps of a launch, in order, and what may be done to a jail after it."""
 
     REQUEST = 0
     LIMITS = 1
     USER_NAMESPACE = 2
-    NAMESPACES = 3
-    PARENT = 4
-    MOUNTS = 5
-    ROOT = 6
-    DESCRIPTORS = 7
-    CAPABILITIES = 8
-    LANDLOCK = 9
-    SECCOMP = 10
-    EXEC = 11
+    IDENTITY = 3
+    NAMESPACES = 4
+    PARENT = 5
+    MOUNTS = 6
+    ROOT = 7
+    DESCRIPTORS = 8
+    CAPABILITIES = 9
+    LANDLOCK = 10
+    SECCOMP = 11
+    EXEC = 12
+    ADJUST = 13
 
 
 CALLS = (
@@ -91,6 +95,23 @@ CALLS = (
     "openat2",
     "setns",
     "mount_setattr(MOUNT_ATTR_IDMAP)",
+    "setrlimit",
+    "setrlimit(RLIMIT_NPROC)",
+    "setresgid",
+    "setresuid",
+    "newuidmap",
+    "newgidmap",
+    "open(user namespace)",
+    "send(mounts)",
+    "receive(mounts)",
+    "open(share)",
+    "open(worker)",
+    "open(/proc)",
+    "mkdir",
+    "mknod",
+    "rmdir",
+    "open(namespace)",
+    "compare(namespace)",
 )
 """Names of the calls that a launch makes; their places in this tuple are their numbers in the record."""
 

@@ -15,11 +15,14 @@ import fcntl
 import os
 import resource
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import landlock.plumbing
 import prctl
 from virtiofs_sandbox.confine.plan import LaunchPlan
+from virtiofs_sandbox.launcher import mounting
+from virtiofs_sandbox.launcher.mounting import Taken
 from virtiofs_sandbox.launcher.reports import ALIVE, GO
 from virtiofs_sandbox.syscalls import capabilities, mounts, processes
 from virtiofs_sandbox.syscalls import landlock as landlock_syscalls
@@ -39,8 +42,6 @@ NAMESPACES = (
     | processes.CLONE_NEWUTS
     | processes.CLONE_NEWCGROUP
 )
-_PLAIN = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOEXEC
-_READ_ONLY = _PLAIN | mounts.MOUNT_ATTR_RDONLY
 # python-prctl refuses the two bits of the ambient set.
 _AMBIENT_SECUREBITS = 0b1100_0000
 _RULE_PATH_BENEATH = 1
@@ -59,8 +60,8 @@ class Received:
 
 
 @dataclass(frozen=True)
-class Mounts:
-    """Detached mounts a jail consists of, each by an O_PATH descriptor of its root."""
+class Handed:
+    """What the worker is handed of the file system: each an O_PATH descriptor."""
 
     share: int
     proc: int
@@ -82,6 +83,11 @@ def limits(plan: LaunchPlan) -> None:
     _write(b"/proc/self/oom_score_adj", b"1000", "oom_score_adj")
     named("setrlimit(RLIMIT_NOFILE)", resource.prlimit, 0, resource.RLIMIT_NOFILE, plan.nofile)
     named("setrlimit(RLIMIT_CORE)", resource.prlimit, 0, resource.RLIMIT_CORE, (0, 0))
+    for number, bound in plan.limits:
+        # A caller who is held to less stays there.
+        hard = resource.prlimit(0, number)[1]
+        lower = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
+        named("setrlimit", resource.prlimit, 0, number, (lower, lower))
 
 
 def user_namespace() -> None:
@@ -90,6 +96,24 @@ def user_namespace() -> None:
     Should: hold every capability over what belongs to this namespace. Must not: hold any over the host.
     """
     processes.unshare(processes.CLONE_NEWUSER)
+
+
+def become(plan: LaunchPlan) -> None:
+    """Takes on the ids that the worker acts as, where they are not the caller's.
+
+    Should: hold the capabilities it held. Must not: own what the caller owns. In a user namespace the change costs no
+    capability, since the caller was not its root; outside of one it costs them all, as it should.
+    """
+    if plan.process_limit is not None:
+        # Inside, where it counts this jail's processes alone.
+        limit = (plan.process_limit, plan.process_limit)
+        named("setrlimit(RLIMIT_NPROC)", resource.prlimit, 0, resource.RLIMIT_NPROC, limit)
+    if plan.become is None:
+        return
+    uid, gid = plan.become
+    named("setgroups", os.setgroups, [])
+    named("setresgid", os.setresgid, gid, gid, gid)
+    named("setresuid", os.setresuid, uid, uid, uid)
 
 
 def namespaces() -> None:
@@ -131,32 +155,27 @@ def supervisor_alive(report: int) -> None:
     _expect(report, ALIVE, "read(alive)")
 
 
-def detached_mounts(plan: LaunchPlan) -> Mounts:
-    """Takes from the host's mounts the four that the jail consists of, each the root of its own mount.
+def own_mounts(plan: LaunchPlan, taken: Taken | None) -> tuple[Taken, int]:
+    """Takes from the host's mounts what the jail consists of, unless the caller did that before; returns procfs too.
 
     Should: reach the share with nothing in it being run, obeyed as set-ID, opened as a device or followed as a link.
     Must not: climb out of any of them by ".."; nor change mode, owner or times of the worker binary or of /dev/null,
     which lie on read-only mounts because a descriptor alone is enough for fchmod(2).
     """
     mounts.make_all_private()
-    share = named("open_tree(share)", mounts.clone_tree, plan.source, True)
-    mounts.restrict_tree(share, plan.share_attributes)
-    binary = named("open_tree(worker)", mounts.clone_tree, plan.worker, False)
-    mounts.restrict_tree(binary, mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV)
-    null = named("open_tree(/dev/null)", mounts.clone_tree, b"/dev/null", False)
-    mounts.restrict_tree(null, mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NOEXEC)
+    taken = taken or mounting.take(plan)
     # subset=pid leaves out /proc/sys, kcore, sysrq and the rest of the machine.
-    proc = mounts.new_filesystem(b"proc", ((b"subset", b"pid"),), _READ_ONLY)
-    return Mounts(share, proc, binary, null)
+    proc = mounts.new_filesystem(b"proc", ((b"subset", b"pid"),), mounting.READ_ONLY)
+    return taken, proc
 
 
-def empty_root() -> None:
-    """Replaces the root by an empty read-only file system that nothing can be created in.
+def own_root(plan: LaunchPlan, taken: Taken, unheld: Callable[[int], None]) -> int:
+    """Replaces the root by an empty read-only file system; returns the share, which is mounted in it if the plan says.
 
-    Should: reach what it holds descriptors of. Must not: name any path of the host.
+    *unheld* is told the places of rules in the plan that had nothing to be mounted over. Should: reach what it holds
+    descriptors of. Must not: name any path of the host; change what an exact rule froze, see what one hid.
     """
-    options = ((b"size", b"4096"), (b"nr_inodes", b"1"), (b"mode", b"0555"), (b"ro", None))
-    root = mounts.new_filesystem(b"tmpfs", options, _READ_ONLY)
+    root = mounting.furnished_root() if plan.attached else mounting.empty_root()
     mounts.attach(root, b"/")
     named("fchdir", os.fchdir, root)
     # With both names "." the old root ends up on top of the new one, from where it is taken off again: pivot_root(2).
@@ -164,17 +183,39 @@ def empty_root() -> None:
     mounts.detach(b".")
     named("chdir", os.chdir, b"/")
     os.close(root)
+    if not plan.attached:
+        return taken.share[0]
+    share = mounting.attach_share(plan, taken)
+    for index, rule in enumerate(plan.rule_mounts):
+        if not mounting.hold(share, rule):
+            unheld(index)
+    return share
 
 
-def descriptors(received: Received, detached: Mounts) -> None:
+def plain_directories(plan: LaunchPlan) -> Handed:
+    """The tier without mounts: what the worker is handed lies where it lies on the host.
+
+    Should: reach the share and its own descriptors through them. Must not: open anything else, which Landlock sees to,
+    or hold a descriptor that is open for more than naming.
+    """
+    named("chdir", os.chdir, b"/")
+    return Handed(
+        share=named("open(share)", os.open, plan.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC),
+        proc=named("open(/proc)", os.open, b"/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC),
+        binary=named("open(worker)", os.open, plan.worker, os.O_PATH | os.O_CLOEXEC),
+        null=named("open(/dev/null)", os.open, b"/dev/null", os.O_PATH | os.O_CLOEXEC),
+    )
+
+
+def descriptors(received: Received, handed: Handed) -> None:
     """Moves every descriptor to its documented number and closes all others.
 
     Should: hold exactly the documented ones across exec, and the report socket until then. Must not: hold any other,
     whatever leaked into the zygote.
     """
-    null_path = b"self/fd/%d" % detached.null
-    null_in = named("open(/dev/null)", _open_at, detached.proc, null_path, os.O_RDONLY)
-    null_out = named("open(/dev/null)", _open_at, detached.proc, null_path, os.O_WRONLY)
+    null_path = b"self/fd/%d" % handed.null
+    null_in = named("open(/dev/null)", _open_at, handed.proc, null_path, os.O_RDONLY)
+    null_out = named("open(/dev/null)", _open_at, handed.proc, null_path, os.O_WRONLY)
     wanted = {
         FD_NULL_IN: null_in,
         FD_NULL_OUT: null_out,
@@ -183,9 +224,9 @@ def descriptors(received: Received, detached: Mounts) -> None:
         FD_CONFIG: received.config,
         FD_STATS: received.stats,
         FD_ARENA: received.arena,
-        FD_SHARE: detached.share,
-        FD_PROC: detached.proc,
-        FD_BINARY: detached.binary,
+        FD_SHARE: handed.share,
+        FD_PROC: handed.proc,
+        FD_BINARY: handed.binary,
         FD_REPORT: received.report,
     }
     # Two moves, since a descriptor may already sit on a number that another one wants.
@@ -205,21 +246,12 @@ def drop_capabilities(plan: LaunchPlan) -> None:
     Should: do with files of mapped ids what the guest's root may. Must not: hold, or ever regain by exec, set-ID or a
     change of ids, any other capability. The kernel's own account is read back and compared.
     """
-    everything = capabilities.permitted_set()
-    # Before the bounding set goes: nothing outside of it may become inheritable.
-    capabilities.set_capabilities(everything, everything, plan.capabilities)
-    for capability in range(plan.last_capability + 1):
-        _drop_bounding(capability)
-    named("prctl(PR_SET_SECUREBITS)", prctl.set_securebits, plan.securebits & ~_AMBIENT_SECUREBITS)
-    for capability in range(plan.last_capability + 1):
-        if plan.capabilities >> capability & 1:
-            capabilities.raise_ambient(capability)
-    # Only now: these bits forbid the raising above.
-    capabilities.set_securebits(plan.securebits)
+    if plan.lock_capabilities:
+        _lock_capabilities(plan)
     capabilities.set_capabilities(plan.capabilities, plan.capabilities, plan.capabilities)
     named("prctl(PR_SET_NO_NEW_PRIVS)", prctl.set_no_new_privs, 1)
-    _compare_status(plan.capabilities)
-    if prctl.get_securebits() != plan.securebits:
+    _compare_status(plan)
+    if plan.lock_capabilities and prctl.get_securebits() != plan.securebits:
         raise SyscallError(0, "compare(securebits)")
 
 
@@ -285,6 +317,21 @@ def _expect(report: int, word: bytes, call: str) -> None:
         raise SyscallError(0, call)
 
 
+def _lock_capabilities(plan: LaunchPlan) -> None:
+    """Empties the bounding set, locks the securebits, and makes the plan's capabilities survive exec."""
+    everything = capabilities.permitted_set()
+    # Before the bounding set goes: nothing outside of it may become inheritable.
+    capabilities.set_capabilities(everything, everything, plan.capabilities)
+    for capability in range(plan.last_capability + 1):
+        _drop_bounding(capability)
+    named("prctl(PR_SET_SECUREBITS)", prctl.set_securebits, plan.securebits & ~_AMBIENT_SECUREBITS)
+    for capability in range(plan.last_capability + 1):
+        if plan.capabilities >> capability & 1:
+            capabilities.raise_ambient(capability)
+    # Only now: these bits forbid the raising above.
+    capabilities.set_securebits(plan.securebits)
+
+
 def _drop_bounding(capability: int) -> None:
     if capability <= prctl.CAP_LAST_CAP:
         named("prctl(PR_CAPBSET_DROP)", prctl.capbset_drop, capability)
@@ -299,7 +346,7 @@ def _allow(ruleset: int, descriptor: int, rights: int) -> None:
     named("landlock_add_rule", landlock.plumbing.get_add_rule(), ruleset, _RULE_PATH_BENEATH, rule, 0)
 
 
-def _compare_status(kept: int) -> None:
+def _compare_status(plan: LaunchPlan) -> None:
     """Reads the capability sets and no_new_privs of this process back from the kernel. Raises SyscallError."""
     descriptor = named("read(status)", _open_at, FD_PROC, b"self/status", os.O_RDONLY)
     try:
@@ -307,8 +354,10 @@ def _compare_status(kept: int) -> None:
     finally:
         os.close(descriptor)
     fields = dict(line.split(b":", 1) for line in status.splitlines())
-    for name, wanted in ((b"CapInh", kept), (b"CapPrm", kept), (b"CapEff", kept), (b"CapBnd", 0), (b"CapAmb", kept)):
-        if int(fields[name], 16) != wanted:
-            raise SyscallError(0, "compare(capabilities)")
+    wanted = dict.fromkeys((b"CapInh", b"CapPrm", b"CapEff", b"CapAmb"), plan.capabilities)
+    if plan.lock_capabilities:
+        wanted[b"CapBnd"] = 0
+    if any(int(fields[name], 16) != mask for name, mask in wanted.items()):
+        raise SyscallError(0, "compare(capabilities)")
     if int(fields[b"NoNewPrivs"]) != 1:
         raise SyscallError(0, "compare(capabilities)")

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from virtiofs_sandbox.cli import foreground, run
+from virtiofs_sandbox.policies.offer import offer
 
 from tests.fakes.launching import PLAN, fake_launching
 
@@ -15,7 +16,9 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     run.add_parser(parser.add_subparsers())
     options = parser.parse_args(["run", *sys.argv[1:]])
-    return foreground.hold(run.share_of(options), PLAN, launching, lambda: run.listener(options))
+    request = run.request_of(options)
+    wanted = offer(request.arguments, request.file, request.directory)
+    return foreground.hold(wanted, PLAN, launching, lambda: foreground.listener(request.arguments, wanted))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ use std::os::unix::fs::FileExt;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::rules::{self, PatternError};
+
 pub const VERSION: u32 = 2;
 pub const MAX_BYTES: u64 = 256 * 1024;
 pub const MAX_TAG_BYTES: usize = 36;
@@ -122,6 +124,14 @@ fn present<'d, D: Deserializer<'d>, T: Deserialize<'d>>(deserializer: D) -> Resu
     Option::deserialize(deserializer)
 }
 
+/// What a running worker takes over, all of it each time (ipc/README.md, "Live settings").
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct LiveSettings {
+    pub rules: Rules,
+    pub log_level: LogLevel,
+}
+
 #[derive(Debug)]
 pub enum ConfigError {
     Read(io::Error),
@@ -130,6 +140,7 @@ pub enum ConfigError {
     Version(u32),
     Tag(usize),
     Queues(u16),
+    Pattern(PatternError),
 }
 
 impl fmt::Display for ConfigError {
@@ -141,6 +152,7 @@ impl fmt::Display for ConfigError {
             Self::Version(version) => write!(f, "configuration: version {version}, this worker knows {VERSION}"),
             Self::Tag(bytes) => write!(f, "configuration: tag has {bytes} bytes, 1 to {MAX_TAG_BYTES} fit"),
             Self::Queues(queues) => write!(f, "configuration: {queues} queues, 1 to {MAX_QUEUES} are possible"),
+            Self::Pattern(error) => write!(f, "configuration: {error}"),
         }
     }
 }
@@ -160,19 +172,38 @@ impl Config {
         if config.queues == 0 || config.queues > MAX_QUEUES {
             return Err(ConfigError::Queues(config.queues));
         }
+        rules::Rules::compile(&config.rules).map_err(ConfigError::Pattern)?;
         Ok(config)
     }
 
     /// Reads the document behind *memfd*, from its start.
     pub fn read(memfd: BorrowedFd<'_>) -> Result<Self, ConfigError> {
-        let file = File::from(memfd.try_clone_to_owned().map_err(ConfigError::Read)?);
-        let length = file.metadata().map_err(ConfigError::Read)?.len();
-        if length > MAX_BYTES {
-            return Err(ConfigError::TooLong(length));
-        }
-        let mut document = vec![0; length as usize];
-        // syscall pread64: the configuration document
-        file.read_exact_at(&mut document, 0).map_err(ConfigError::Read)?;
-        Self::parse(&document)
+        Self::parse(&document(memfd)?)
     }
+}
+
+impl LiveSettings {
+    /// Parses and checks a document; its patterns come compiled.
+    pub fn parse(document: &[u8]) -> Result<(Self, rules::Rules), ConfigError> {
+        let settings: Self = serde_json::from_slice(document).map_err(ConfigError::Parse)?;
+        let rules = rules::Rules::compile(&settings.rules).map_err(ConfigError::Pattern)?;
+        Ok((settings, rules))
+    }
+
+    /// Reads the document behind *memfd*, from its start.
+    pub fn read(memfd: BorrowedFd<'_>) -> Result<(Self, rules::Rules), ConfigError> {
+        Self::parse(&document(memfd)?)
+    }
+}
+
+fn document(memfd: BorrowedFd<'_>) -> Result<Vec<u8>, ConfigError> {
+    let file = File::from(memfd.try_clone_to_owned().map_err(ConfigError::Read)?);
+    let length = file.metadata().map_err(ConfigError::Read)?.len();
+    if length > MAX_BYTES {
+        return Err(ConfigError::TooLong(length));
+    }
+    let mut document = vec![0; length as usize];
+    // syscall pread64: the configuration document, live settings
+    file.read_exact_at(&mut document, 0).map_err(ConfigError::Read)?;
+    Ok(document)
 }

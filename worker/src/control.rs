@@ -20,6 +20,7 @@ use crate::queue::thread::Work;
 use crate::queue::Queue;
 use crate::session::socket::Socket;
 use crate::session::{Device, End, Session};
+use crate::settings::Settings;
 use crate::stats::{Counter, Stats};
 
 /// How long requests in flight may take when nobody has said so: the monitor has gone or has been refused.
@@ -69,6 +70,7 @@ struct Control {
     /// What the file system has to tell; filled by queue threads.
     events: Events,
     unsent: VecDeque<Message>,
+    settings: Settings,
     pace: Pace,
     /// The supervisor has closed its end: nothing is to be waited for there any more.
     alone: bool,
@@ -96,7 +98,8 @@ impl Control {
         let queues = step("queue thread", queues)?;
         let config_space = Device::config_space(&config.tag, config.queues);
         let socket = ControlSocket::new(inherited.control, config.generation);
-        let control = Self { socket, wake, stats, events, unsent: VecDeque::new(), pace: Pace::new(), alone: false };
+        let (unsent, settings, pace) = (VecDeque::new(), Settings::default(), Pace::new());
+        let control = Self { socket, wake, stats, events, unsent, settings, pace, alone: false };
         if let (Some(filters), Some(others)) = (&config.filters, &work.tightening) {
             step("seccomp program of the control thread", confine::tighten(&filters.control))?;
             others.wait();
@@ -108,15 +111,16 @@ impl Control {
         let mut ready = Message::new(Kind::Ready, self.socket.generation());
         ready.a = PROTOCOL_VERSION;
         self.unsent.push_back(ready);
-        let departure = match self.wait_for_client() {
+        let departure = match self.wait_for_client(device) {
             Ok(client) => self.serve_client(device, client),
             Err(departure) => departure,
         };
         self.depart(device, &departure)
     }
 
-    fn wait_for_client(&mut self) -> Result<OwnedFd, Departure> {
+    fn wait_for_client(&mut self, device: &Device) -> Result<OwnedFd, Departure> {
         loop {
+            self.settle(device);
             self.report()?;
             self.wait(None, None);
             match self.order()? {
@@ -125,6 +129,7 @@ impl Control {
                     return Ok(client);
                 }
                 Some(Order::Stop { milliseconds }) => return Err(Departure::stopped(milliseconds)),
+                Some(Order::Settings { document, serial }) => self.settings.push(serial, document),
                 None => {}
             }
         }
@@ -137,7 +142,7 @@ impl Control {
         };
         let mut session = Session::new(device, socket);
         loop {
-            match self.serve_session(&mut session) {
+            match self.serve_session(device, &mut session) {
                 Ok(()) => {}
                 Err(departure) => return departure,
             }
@@ -145,18 +150,27 @@ impl Control {
     }
 
     /// One round: the monitor's messages, reports, a wait, the supervisor's order.
-    fn serve_session(&mut self, session: &mut Session<'_>) -> Result<(), Departure> {
+    fn serve_session(&mut self, device: &Device, session: &mut Session<'_>) -> Result<(), Departure> {
         let progress = session.advance();
         for client in session.take_news() {
             self.push(client, 0, 0);
         }
         progress.map_err(Departure::after)?;
+        self.settle(device);
         self.report()?;
         self.wait(Some(session), session.deadline());
         match self.order()? {
             Some(Order::Stop { milliseconds }) => Err(Departure::stopped(milliseconds)),
+            Some(Order::Settings { document, serial }) => {
+                self.settings.push(serial, document);
+                Ok(())
+            }
             _ => Ok(()),
         }
+    }
+
+    fn settle(&mut self, device: &Device) {
+        self.unsent.extend(self.settings.advance(device, self.socket.generation()));
     }
 
     /// Waits for the supervisor, the monitor, the other threads, or *until*.
@@ -206,8 +220,10 @@ impl Control {
         if client != Client::DriverStarted {
             self.stats.set(Counter::Mounted, mounted);
         }
-        if self.unsent.len() == MAX_REPORTS {
-            self.unsent.pop_front();
+        let reports = || self.unsent.iter().enumerate().filter(|(_, message)| message.kind == Kind::Client);
+        if reports().count() == MAX_REPORTS {
+            let oldest = reports().next().map_or(0, |(index, _)| index);
+            self.unsent.remove(oldest);
         }
         let mut message = Message::new(Kind::Client, self.socket.generation());
         (message.code, message.a, message.b) = (client as u32, a, b);
@@ -238,6 +254,7 @@ impl Control {
 
     /// Announces the end, lets requests in flight finish, and says with what to exit.
     fn depart(&mut self, device: &Device, departure: &Departure) -> Exit {
+        self.unsent.extend(self.settings.refuse(self.socket.generation()));
         // Reports that cannot be sent now concern a client that has gone.
         let _ = self.report();
         ipc::leave(departure.exit, departure.errno);
@@ -249,10 +266,18 @@ impl Control {
             self.wait(None, Some(until));
             match self.order() {
                 Ok(Some(Order::Stop { milliseconds })) => until = until.min(Instant::now() + drain(milliseconds)),
+                Ok(Some(Order::Settings { document, serial })) => {
+                    self.settings.push(serial, document);
+                    self.unsent.extend(self.settings.refuse(self.socket.generation()));
+                    let _ = self.report();
+                }
                 Ok(_) => {}
                 Err(_) => break,
             }
         }
+        // All rings are at rest, unless time ran out: what was taken over before the end is settled too.
+        self.settle(device);
+        let _ = self.report();
         departure.exit
     }
 }

@@ -67,7 +67,7 @@ impl Inherited {
         check(1, "/dev/null", null)?;
         check(LOG, "a non-blocking pipe", log_pipe)?;
         check(CONTROL, "a SOCK_SEQPACKET socket", control_socket)?;
-        check(CONFIGURATION, "a memfd sealed against everything", |fd| sealed(fd, FROZEN))?;
+        check(CONFIGURATION, "a memfd sealed against everything", is_frozen)?;
         check(STATISTICS, "a memfd of fixed size", |fd| sealed(fd, FIXED_SIZE))?;
         check(ARENA, "a memfd of fixed size", |fd| sealed(fd, FIXED_SIZE))?;
         check(SHARE, "the O_PATH root of a detached mount", mount_root)?;
@@ -114,6 +114,11 @@ fn log_pipe(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
 fn control_socket(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     // syscall getsockopt: the kind of an inherited or received socket
     Ok(socket_domain(fd)? == AddressFamily::UNIX && socket_type(fd)? == SocketType::SEQPACKET)
+}
+
+/// Whether nothing about a memfd can change any more.
+pub fn is_frozen(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    sealed(fd, FROZEN)
 }
 
 fn sealed(fd: BorrowedFd<'_>, seals: SealFlags) -> Result<bool, Errno> {

@@ -172,6 +172,7 @@ fn field<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
 pub enum Order {
     Start { client: OwnedFd, pid: u64, uid: u64 },
     Stop { milliseconds: u64 },
+    Settings { document: OwnedFd, serial: u64 },
 }
 
 /// What one look at the control socket brought.
@@ -248,6 +249,10 @@ impl ControlSocket {
                 }
                 self.stopped = true;
                 Ok(Order::Stop { milliseconds: message.a })
+            }
+            Kind::Settings if !self.stopped => {
+                let document = descriptors.pop().filter(|_| count == 1).ok_or(MessageError::Descriptors(count))?;
+                Ok(Order::Settings { document, serial: message.a })
             }
             kind => Err(MessageError::Unexpected(kind)),
         }

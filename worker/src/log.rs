@@ -17,9 +17,14 @@ static STATS: OnceLock<&'static Stats> = OnceLock::new();
 
 /// Sets what is written and where dropped lines are counted. Before this call: info, uncounted.
 pub fn configure(level: LogLevel, stats: &'static Stats) {
-    LEVEL.store(syslog(level), Ordering::Relaxed);
+    set_level(level);
     // A second call keeps the first page: there is one per process.
     let _ = STATS.set(stats);
+}
+
+/// Sets what is written from now on.
+pub fn set_level(level: LogLevel) {
+    LEVEL.store(syslog(level), Ordering::Relaxed);
 }
 
 pub fn error(text: fmt::Arguments<'_>) {

@@ -1,12 +1,18 @@
 //! SETATTR and ACCESS.
+//!
+//! A jail without mounts of its own allows no calls that take a path or an `O_PATH` descriptor here, since nothing but
+//! its Landlock rules bounds the share, and those judge only opens. Attributes then change through a descriptor that
+//! is open for data; what cannot be opened so (links, FIFOs, sockets, files without a permission) answers EPERM.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::data::file_offset;
+use super::descriptors::Descriptor;
 use super::failure::{refuse, shared, Errno, Failure};
 use super::handles::OpenFile;
 use super::{host, Answer, Call, Outcome, Server, Work};
+use crate::config::{Attributes, Ids};
 use crate::fuse::abi::setattr;
 use crate::fuse::reply::Attr;
 use crate::fuse::Malformed;
@@ -56,40 +62,93 @@ impl Changes {
     }
 }
 
+/// How attributes are reached: by any descriptor, or by one that is open for data.
+enum Way {
+    Path(Arc<Descriptor>),
+    Open(Arc<Descriptor>),
+}
+
 impl Server {
     pub(super) fn setattr(&self, call: &Call<'_, '_>, work: &mut Work) -> Outcome {
         let changes = Changes::read(call)?;
         let id = call.header.node;
         let file = if changes.has(setattr::FH) { Some(shared(&self.handles).get(changes.fh, id)?) } else { None };
-        let descriptor = match &file {
-            Some(file) => Arc::clone(&file.descriptor),
-            None => self.descriptor(id)?,
-        };
-        // The owner first: changing it clears set-id bits that the mode may set again.
-        self.set_owner_and_mode(descriptor.as_fd(), &changes)?;
+        let way =
+            if changes.has(setattr::CHANGES & !setattr::SIZE) { Some(self.way(id, file.as_deref())?) } else { None };
+        if let Some(way) = &way {
+            // The owner first: changing it clears set-id bits that the mode may set again.
+            self.set_owner(way, id, &changes)?;
+            self.set_mode(way, &changes)?;
+        }
         if changes.has(setattr::SIZE) {
             self.set_size(id, file.as_deref(), changes.size)?;
         }
-        if changes.has(setattr::ATIME | setattr::MTIME) {
+        if let Some(way) = way.filter(|_| changes.has(setattr::ATIME | setattr::MTIME)) {
             let times = [
                 changes.time(setattr::ATIME, setattr::ATIME_NOW, changes.atime),
                 changes.time(setattr::MTIME, setattr::MTIME_NOW, changes.mtime),
             ];
-            host::set_times(descriptor.as_fd(), &times)?;
+            match way {
+                Way::Path(descriptor) => host::set_times(descriptor.as_fd(), &times)?,
+                Way::Open(descriptor) => host::set_times_of_open(descriptor.as_fd(), &times)?,
+            }
         }
         work.out.attr_out(&self.attributes(id)?, self.session.validity());
         Ok(Answer::Encoded)
     }
 
-    fn set_owner_and_mode(&self, fd: BorrowedFd<'_>, changes: &Changes) -> Result<(), Errno> {
-        if changes.has(setattr::UID | setattr::GID) {
-            let (uid, gid) = (changes.id(setattr::UID, changes.uid), changes.id(setattr::GID, changes.gid));
-            host::set_owner(fd, uid, gid)?;
+    fn way(&self, id: u64, file: Option<&OpenFile>) -> Result<Way, Failure> {
+        match (self.attribute_calls, file) {
+            (Attributes::Path, Some(file)) => Ok(Way::Path(Arc::clone(&file.descriptor))),
+            (Attributes::Path, None) => Ok(Way::Path(self.descriptor(id)?)),
+            (Attributes::Open, Some(file)) => Ok(Way::Open(Arc::clone(&file.descriptor))),
+            (Attributes::Open, None) => Ok(Way::Open(self.open_for_attributes(id)?)),
         }
-        if changes.has(setattr::MODE) {
-            host::set_mode(self.proc.as_fd(), fd, changes.mode & 0o7777)?;
+    }
+
+    /// A descriptor that is open for data: for reading, or for writing where only that is permitted. EPERM for what
+    /// cannot be opened.
+    pub(super) fn open_for_attributes(&self, id: u64) -> Result<Arc<Descriptor>, Failure> {
+        let refused = |errno: i32| matches!(errno, libc::EACCES | libc::ENXIO);
+        match self.open_node(id, libc::O_RDONLY) {
+            Err(Failure::Errno(Errno(libc::EACCES))) => match self.open_node(id, libc::O_WRONLY) {
+                Err(failure) if refused(failure.errno()) || failure.errno() == libc::EISDIR => refuse(libc::EPERM),
+                other => other,
+            },
+            Err(failure) if refused(failure.errno()) => refuse(libc::EPERM),
+            other => other,
         }
-        Ok(())
+    }
+
+    /// EPERM for an id without a mapping, and for any owner but the present one where all belongs to the worker.
+    fn set_owner(&self, way: &Way, id: u64, changes: &Changes) -> Result<(), Failure> {
+        if !changes.has(setattr::UID | setattr::GID) {
+            return Ok(());
+        }
+        let (uid, gid) = (changes.id(setattr::UID, changes.uid), changes.id(setattr::GID, changes.gid));
+        if self.ids == Ids::Own {
+            let present = self.attributes(id)?;
+            let stays = |wanted: u32, present: u32| wanted == u32::MAX || wanted == present;
+            return if stays(uid, present.uid) && stays(gid, present.gid) { Ok(()) } else { refuse(libc::EPERM) };
+        }
+        let result = match way {
+            Way::Path(descriptor) => host::set_owner(descriptor.as_fd(), uid, gid),
+            Way::Open(descriptor) => host::set_owner_of_open(descriptor.as_fd(), uid, gid),
+        };
+        match result {
+            // An id that the user namespace does not map.
+            Err(Errno(libc::EINVAL)) => refuse(libc::EPERM),
+            other => Ok(other?),
+        }
+    }
+
+    fn set_mode(&self, way: &Way, changes: &Changes) -> Result<(), Errno> {
+        let mode = changes.mode & 0o7777;
+        match way {
+            _ if !changes.has(setattr::MODE) => Ok(()),
+            Way::Path(descriptor) => host::set_mode(self.proc.as_fd(), descriptor.as_fd(), mode),
+            Way::Open(descriptor) => host::set_mode_of_open(descriptor.as_fd(), mode),
+        }
     }
 
     fn set_size(&self, id: u64, file: Option<&OpenFile>, size: u64) -> Result<(), Failure> {
@@ -112,9 +171,6 @@ impl Server {
         let mask = call.fields().u32()? as i32;
         if mask & !(libc::R_OK | libc::W_OK | libc::X_OK) != 0 {
             return refuse(libc::EINVAL);
-        }
-        if self.readonly && mask & libc::W_OK != 0 {
-            return refuse(libc::EROFS);
         }
         let attr = self.attributes(call.header.node)?;
         if granted(&attr, call.header.uid, call.header.gid) & mask as u32 == mask as u32 {

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use super::descriptors::Descriptor;
 use super::failure::{refuse, shared, Errno, Failure};
 use super::inodes::Directory;
+use super::law::Law;
 use super::lookup::Found;
 use super::name::Name;
+use super::shape::opens_for_change;
 use super::stat::{host_device, Stat};
 use super::{host, Answer, Call, Outcome, Server, Work};
 
@@ -34,7 +36,7 @@ impl Server {
         let directory = Directory { id: call.header.node, descriptor: &parent };
         let (found, descriptor) = match self.create_new(directory, &wanted, flags, call, work) {
             Err(Failure::Errno(Errno(libc::EEXIST))) if wanted.flags & libc::O_EXCL == 0 => {
-                self.open_existing(directory, &wanted, flags)?
+                self.open_existing(call.law, directory, &wanted, flags)?
             }
             other => other?,
         };
@@ -59,7 +61,7 @@ impl Server {
             host::open_below(directory.descriptor.as_fd(), &wanted.name, flags, wanted.mode)
         })?;
         let _renames_wait = shared(&self.renames);
-        let found = self.enter_known(directory, &wanted.name, &Stat::of_fd(fd.as_fd())?, Some(fd.as_fd()))?;
+        let found = self.enter_known(call.law, directory, &wanted.name, &Stat::of_fd(fd.as_fd())?, Some(fd.as_fd()))?;
         Ok((found, slot.fill(fd)))
     }
 
@@ -67,14 +69,18 @@ impl Server {
     /// (follow the link, open the FIFO): ESTALE makes it walk the path again.
     fn open_existing(
         &self,
+        law: Option<&Law>,
         directory: Directory<'_>,
         wanted: &Creation<'_>,
         flags: i32,
     ) -> Result<(Found, Arc<Descriptor>), Failure> {
-        let found = self.enter(directory, &wanted.name)?;
+        let found = self.enter(law, directory, &wanted.name)?;
         if found.attr.mode & libc::S_IFMT != libc::S_IFREG {
             self.take_back(found.id);
             return refuse(libc::ESTALE);
+        }
+        if let Some(law) = law.filter(|_| opens_for_change(wanted.flags)) {
+            self.may_change(law, found.id).inspect_err(|_| self.take_back(found.id))?;
         }
         let opened = self.open_file(found.id, flags, wanted.flags).inspect_err(|_| self.take_back(found.id))?;
         Ok((found, opened))
@@ -126,8 +132,12 @@ impl Server {
         create: impl FnOnce(BorrowedFd<'_>) -> Result<(), Errno>,
     ) -> Outcome {
         let parent = self.descriptor(call.header.node)?;
-        work.credentials.acting_as(call.header.uid, call.header.gid, || create(parent.as_fd()))?;
-        self.reply_entry(Directory { id: call.header.node, descriptor: &parent }, name, work)
+        {
+            // A rename that has looked at what it moves must not find a directory in its place.
+            let _renames_wait = call.law.map(|_| shared(&self.renames));
+            work.credentials.acting_as(call.header.uid, call.header.gid, || create(parent.as_fd()))?;
+        }
+        self.reply_entry(call.law, Directory { id: call.header.node, descriptor: &parent }, name, work)
     }
 
     pub(super) fn link(&self, call: &Call<'_, '_>, work: &mut Work) -> Outcome {
@@ -138,11 +148,11 @@ impl Server {
         let source = self.descriptor(source)?;
         let parent = self.descriptor(call.header.node)?;
         host::make_link(self.proc.as_fd(), source.as_fd(), parent.as_fd(), &name)?;
-        self.reply_entry(Directory { id: call.header.node, descriptor: &parent }, &name, work)
+        self.reply_entry(call.law, Directory { id: call.header.node, descriptor: &parent }, &name, work)
     }
 
-    fn reply_entry(&self, directory: Directory<'_>, name: &CStr, work: &mut Work) -> Outcome {
-        let found = self.enter(directory, name)?;
+    fn reply_entry(&self, law: Option<&Law>, directory: Directory<'_>, name: &CStr, work: &mut Work) -> Outcome {
+        let found = self.enter(law, directory, name)?;
         work.out.entry(found.id, &found.attr, self.session.validity());
         Ok(Answer::Encoded)
     }

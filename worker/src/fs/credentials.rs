@@ -1,7 +1,7 @@
 //! The user and group that a creating request acts as.
 
 use super::failure::Errno;
-use crate::config::Ids;
+use crate::config::{Ids, Unmapped};
 
 /// Uid and gid that the kernel takes for ownership of new files, for this thread only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,16 +19,18 @@ struct Pair {
 pub struct Credentials {
     own: Pair,
     switch: bool,
+    unmapped: Unmapped,
 }
 
 impl Credentials {
-    pub fn of_this_thread(ids: Ids) -> Self {
+    pub fn of_this_thread(ids: Ids, unmapped: Unmapped) -> Self {
         // An id that does not exist changes nothing and returns the one in force.
-        Self { own: Pair { uid: setfsuid(u32::MAX), gid: setfsgid(u32::MAX) }, switch: ids == Ids::Caller }
+        let own = Pair { uid: setfsuid(u32::MAX), gid: setfsgid(u32::MAX) };
+        Self { own, switch: ids == Ids::Caller, unmapped }
     }
 
-    /// Runs *create* as *uid* and *gid*. EPERM when the kernel refuses the change, for instance for an id without a
-    /// mapping. No system call is made when the ids are the thread's own.
+    /// Runs *create* as *uid* and *gid*. When the kernel refuses the change, which it does for an id without a mapping:
+    /// EPERM, or *create* runs under the thread's own ids. No system call is made when those are asked for.
     pub fn acting_as<T, E: From<Errno>>(
         &self,
         uid: u32,
@@ -39,13 +41,23 @@ impl Credentials {
         if !self.switch || caller == self.own {
             return create();
         }
-        let changed = Self::change(self.own, caller);
-        let result = if changed { create() } else { Err(E::from(Errno(libc::EPERM))) };
+        if Self::change(self.own, caller) {
+            let result = create();
+            self.come_back(caller);
+            return result;
+        }
+        self.come_back(caller);
+        match self.unmapped {
+            Unmapped::Forbid => Err(E::from(Errno(libc::EPERM))),
+            Unmapped::Squash => create(),
+        }
+    }
+
+    fn come_back(&self, caller: Pair) {
         if !Self::change(caller, self.own) {
             // Going on would create other callers' files as this one.
             std::process::abort();
         }
-        result
     }
 
     /// Sets what differs between the two, and reads it back: the calls report no errors.

@@ -93,6 +93,13 @@ impl Handles {
         Ok(file)
     }
 
+    /// Closes the handles on nodes that *is_meant* names; returned so that they are closed outside the lock.
+    pub fn remove_all_on(&mut self, is_meant: impl Fn(u64) -> bool) -> Vec<Arc<OpenFile>> {
+        let meant = |file: &&Arc<OpenFile>| is_meant(file.node);
+        let found: Vec<_> = self.open.iter().flatten().filter(meant).map(|file| (file.fh, file.node)).collect();
+        found.into_iter().filter_map(|(fh, node)| self.remove(fh, node).ok()).collect()
+    }
+
     /// Closes all handles; returned so that they are closed outside the lock.
     pub fn reset(&mut self) -> Vec<Arc<OpenFile>> {
         let files: Vec<_> = self.open.iter_mut().filter_map(Option::take).collect();

@@ -315,6 +315,13 @@ pub fn set_owner(fd: BorrowedFd<'_>, uid: u32, gid: u32) -> Result<()> {
     checked_int(unsafe { libc::fchownat(fd.as_raw_fd(), c"".as_ptr(), uid, gid, libc::AT_EMPTY_PATH) })
 }
 
+/// As [`set_owner`], of a file that is open for data.
+pub fn set_owner_of_open(fd: BorrowedFd<'_>, uid: u32, gid: u32) -> Result<()> {
+    // syscall fchown: SETATTR of the owner where there are no mounts
+    // SAFETY: no memory is passed.
+    checked_int(unsafe { libc::fchown(fd.as_raw_fd(), uid, gid) })
+}
+
 /// Through procfs, since `fchmod` refuses `O_PATH` descriptors and `fchmodat2` is newer than Linux 6.1.
 pub fn set_mode(proc: BorrowedFd<'_>, fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
     let link = FdLink::of(fd);
@@ -323,11 +330,25 @@ pub fn set_mode(proc: BorrowedFd<'_>, fd: BorrowedFd<'_>, mode: u32) -> Result<(
     checked_int(unsafe { libc::fchmodat(proc.as_raw_fd(), link.as_ptr(), mode, 0) })
 }
 
+/// As [`set_mode`], of a file that is open for data.
+pub fn set_mode_of_open(fd: BorrowedFd<'_>, mode: u32) -> Result<()> {
+    // syscall fchmod: SETATTR of the mode where there are no mounts
+    // SAFETY: no memory is passed.
+    checked_int(unsafe { libc::fchmod(fd.as_raw_fd(), mode) })
+}
+
 /// Access and modification time, each possibly `UTIME_NOW` or `UTIME_OMIT`.
 pub fn set_times(fd: BorrowedFd<'_>, times: &[libc::timespec; 2]) -> Result<()> {
     // syscall utimensat: SETATTR of the times
     // SAFETY: the empty path is NUL-terminated, times holds two entries.
     checked_int(unsafe { libc::utimensat(fd.as_raw_fd(), c"".as_ptr(), times.as_ptr(), libc::AT_EMPTY_PATH) })
+}
+
+/// As [`set_times`], of a file that is open for data.
+pub fn set_times_of_open(fd: BorrowedFd<'_>, times: &[libc::timespec; 2]) -> Result<()> {
+    // syscall utimensat: SETATTR of the times where there are no mounts, without a path
+    // SAFETY: times holds two entries.
+    checked_int(unsafe { libc::futimens(fd.as_raw_fd(), times.as_ptr()) })
 }
 
 pub fn allocate(fd: BorrowedFd<'_>, mode: i32, offset: i64, length: i64) -> Result<()> {

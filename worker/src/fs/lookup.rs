@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::failure::{refuse, shared, Errno, Failure};
 use super::inodes::{Directory, Witness};
+use super::law::Law;
 use super::name::Name;
 use super::stat::Stat;
 use super::{host, Answer, Call, Outcome, Server, Work};
@@ -30,7 +31,7 @@ impl Server {
             _ => {
                 let name = Name::component(string)?;
                 let descriptor = self.descriptor(call.header.node)?;
-                self.enter(Directory { id: call.header.node, descriptor: &descriptor }, &name)?
+                self.enter(call.law, Directory { id: call.header.node, descriptor: &descriptor }, &name)?
             }
         };
         work.out.entry(found.id, &found.attr, self.session.validity());
@@ -50,22 +51,26 @@ impl Server {
     }
 
     /// Looks *name* up in *directory* and takes one count on the node it leads to.
-    pub(super) fn enter(&self, directory: Directory<'_>, name: &CStr) -> Result<Found, Failure> {
+    pub(super) fn enter(&self, law: Option<&Law>, directory: Directory<'_>, name: &CStr) -> Result<Found, Failure> {
         let _renames_wait = shared(&self.renames);
         let stat = Stat::of_name(directory.descriptor.as_fd(), name)?;
-        self.enter_known(directory, name, &stat, None)
+        self.enter_known(law, directory, name, &stat, None)
     }
 
     /// As [`Self::enter`], for a name whose attributes were just read, perhaps of the file *opened* under it. Nobody
     /// may rename meanwhile.
     pub(super) fn enter_known(
         &self,
+        law: Option<&Law>,
         directory: Directory<'_>,
         name: &CStr,
         stat: &Stat,
         opened: Option<BorrowedFd<'_>>,
     ) -> Result<Found, Failure> {
         let bytes = name.to_bytes();
+        if let Some(law) = law {
+            self.inodes(|inodes| inodes.admit(law, directory, bytes, stat))?;
+        }
         let proven = stat.is_proven();
         let quick = self.inodes(|inodes| match inodes.find(&stat.identity) {
             Some(node) if !node.has(flags::HAS_HANDLE) => {

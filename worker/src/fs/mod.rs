@@ -8,7 +8,8 @@
 //! | `descriptors` | the descriptor budget |
 //! | `resolve` | from a node id to a checked descriptor |
 //! | `session` | INIT and caching |
-//! | `shape` | sizes of requests and replies, and which of them change the share |
+//! | `shape` | sizes of requests and replies, and what each is about to do |
+//! | `law`, `judge` | the path rules in force, and every request judged by them |
 //! | `credentials` | whom a new file belongs to |
 //! | `lookup`, `open`, `data`, `directory`, … | the requests |
 //!
@@ -27,6 +28,8 @@ mod failure;
 mod handles;
 mod host;
 mod inodes;
+mod judge;
+mod law;
 mod lookup;
 mod name;
 mod open;
@@ -41,20 +44,24 @@ mod xattr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, RwLock};
 
+use rustc_hash::FxHashSet;
+
 use crate::buffers::Buffers;
-use crate::config::{Config, Ids};
+use crate::config::{Attributes, Config, Ids, Unmapped};
 use crate::fuse::abi::OUT_HEADER_BYTES;
 use crate::fuse::request::Fields;
 use crate::fuse::{reply, Encoder, Header, Malformed, Opcode};
 use crate::journal::Arena;
+use crate::rules::Rules;
 use crate::stats::{Counter, Stats};
 use credentials::Credentials;
 use descriptors::{Budget, Descriptor};
 use failure::{exclusive, refuse, Failure};
 use handles::Handles;
 use inodes::Inodes;
+use law::{InForce, Law, TakenUp};
 use session::{Greeting, Session};
-use shape::{copy_body, is_xattr, least_reply, mutates};
+use shape::{copy_body, is_xattr, least_reply, Deed};
 use stat::Stat;
 
 /// What became of one request.
@@ -78,6 +85,9 @@ pub struct Server {
     readonly: bool,
     xattr: bool,
     ids: Ids,
+    unmapped: Unmapped,
+    attribute_calls: Attributes,
+    law: InForce,
     root: Arc<Descriptor>,
     proc: OwnedFd,
     session: Session,
@@ -94,6 +104,7 @@ pub struct Server {
 
 /// Per-thread state of a queue thread: scratch buffers, credentials in force.
 pub struct ThreadState {
+    law: TakenUp,
     body: Vec<u8>,
     work: Work,
 }
@@ -109,6 +120,8 @@ struct Work {
 
 /// A request as its operation sees it: a private copy of the fixed part, and the guest's memory for bulk data.
 struct Call<'c, 'm> {
+    /// What it is judged by; `None` without rules.
+    law: Option<&'c Law>,
     header: &'c Header,
     body: &'c [u8],
     request: &'c Buffers<'m>,
@@ -153,18 +166,23 @@ impl Server {
         let root = Descriptor::uncounted(share);
         let stat =
             Stat::of_fd(root.as_fd()).map_err(|failure::Errno(number)| std::io::Error::from_raw_os_error(number))?;
+        let rules = Rules::compile(&config.rules)
+            .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidInput, error))?;
         host::clear_umask();
         Ok(Self {
             readonly: config.readonly,
             xattr: config.xattr,
             ids: config.ids,
+            unmapped: config.unmapped,
+            attribute_calls: config.attributes,
+            law: InForce::new(rules, config.tree),
             proc,
             session: Session::new(config),
             budget: Budget::new(host::descriptor_limit(), stats),
             inodes: Mutex::new(Inodes::new(Arc::clone(&arena), Arc::clone(&root), &stat, stats)),
             handles: RwLock::new(Handles::new(arena, stats)),
             renames: RwLock::new(()),
-            xattr_calls: xattr::RelativeCalls::untried(),
+            xattr_calls: xattr::RelativeCalls::untried(config.attributes),
             root,
             stats,
             events,
@@ -174,13 +192,14 @@ impl Server {
     /// To be called once on each thread that serves.
     pub fn thread(&self) -> ThreadState {
         ThreadState {
+            law: self.law.take_up(),
             body: Vec::with_capacity(4096),
             work: Work {
                 out: Encoder::default(),
                 iovecs: data::Iovecs::default(),
                 values: xattr::Values::default(),
                 entries: directory::Entries::default(),
-                credentials: Credentials::of_this_thread(self.ids),
+                credentials: Credentials::of_this_thread(self.ids, self.unmapped),
             },
         }
     }
@@ -196,13 +215,14 @@ impl Server {
         let opcode = Opcode::from_number(header.opcode);
         let has_reply = !matches!(opcode, Some(Opcode::Forget | Opcode::BatchForget | Opcode::Interrupt));
         state.work.out.clear();
+        self.law.refresh(&mut state.law);
         let outcome = match copy_body(&header, opcode, request, &mut state.body) {
             Err(malformed) => Err(malformed.into()),
             Ok(()) if has_reply && reply.len() < OUT_HEADER_BYTES + opcode.map_or(0, least_reply) => {
                 Err(Malformed("no room for the reply").into())
             }
             Ok(()) => {
-                let call = Call { header: &header, body: &state.body, request, reply };
+                let call = Call { law: state.law.law(), header: &header, body: &state.body, request, reply };
                 self.dispatch(opcode, &call, &mut state.work)
             }
         };
@@ -234,6 +254,27 @@ impl Server {
         }
     }
 
+    /// Puts *rules* in force for every request that begins from now on; false when they are in force already.
+    pub fn adopt(&self, rules: Rules) -> bool {
+        self.law.replace(rules)
+    }
+
+    /// Closes handles and descriptors of what the rules hide; returns how many handles there were. To be called when
+    /// every request has ended that began under older rules.
+    pub fn revoke(&self) -> u64 {
+        let taken = self.law.take_up();
+        let Some(law) = taken.law() else { return 0 };
+        let hidden: FxHashSet<u64> = self.inodes(|inodes| inodes.held_and_hidden(law)).into_iter().collect();
+        let files = exclusive(&self.handles).remove_all_on(|node| hidden.contains(&node));
+        for file in &files {
+            self.inodes(|inodes| inodes.detach_open(file.node, file.fh));
+        }
+        for id in hidden {
+            self.inodes(|inodes| inodes.let_go(id));
+        }
+        files.len() as u64
+    }
+
     fn dispatch(&self, opcode: Option<Opcode>, call: &Call<'_, '_>, work: &mut Work) -> Outcome {
         if opcode == Some(Opcode::Init) {
             return self.init(call, work);
@@ -245,8 +286,12 @@ impl Server {
         if !self.xattr && is_xattr(opcode) {
             return refuse(libc::ENOSYS);
         }
-        if self.readonly && mutates(opcode) {
+        let deed = Deed::of(opcode, call.body);
+        if self.readonly && deed.is_change() {
             return refuse(libc::EROFS);
+        }
+        if let Some(law) = call.law {
+            self.judge(law, deed, opcode, call)?;
         }
         match opcode {
             Opcode::Lookup => self.lookup(call, work),

@@ -59,9 +59,6 @@ impl Server {
         if access == libc::O_ACCMODE {
             return refuse(libc::EINVAL);
         }
-        if self.readonly && (access != libc::O_RDONLY || wanted & libc::O_TRUNC != 0) {
-            return refuse(libc::EROFS);
-        }
         Ok(self.session.host_access(wanted) | wanted & KEPT_FLAGS)
     }
 

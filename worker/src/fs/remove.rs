@@ -3,8 +3,10 @@
 use std::ffi::CStr;
 use std::os::fd::AsFd;
 
-use super::failure::{exclusive, refuse, Errno, Failure};
+use super::failure::{exclusive, refuse, shared, Errno, Failure};
 use super::inodes::Directory;
+use super::judge::Move;
+use super::law::Law;
 use super::name::Name;
 use super::stat::Stat;
 use super::{host, Answer, Call, Outcome, Server};
@@ -17,7 +19,9 @@ impl Server {
         fields.end()?;
         let parent = self.descriptor(call.header.node)?;
         let directory = Directory { id: call.header.node, descriptor: &parent };
-        let pinned = self.pin_victim(directory, &name)?;
+        // Nothing else may take the name's place between the look at it and its removal.
+        let _renames_wait = call.law.map(|_| shared(&self.renames));
+        let pinned = self.pin_victim(call.law, directory, &name)?;
         if let Err(errno) = host::remove(parent.as_fd(), &name, is_directory) {
             self.unpin_victim(pinned);
             return Err(errno.into());
@@ -42,32 +46,30 @@ impl Server {
         let from = Directory { id: call.header.node, descriptor: &source };
         let to = Directory { id: target, descriptor: &target_descriptor };
         let _lookups_wait = exclusive(&self.renames);
+        let wanted = Move { from, old: &old, to, new: &new, flags };
+        if let Some(law) = call.law {
+            self.may_move(law, &wanted)?;
+        }
         if flags & libc::RENAME_EXCHANGE != 0 {
             host::rename(source.as_fd(), &old, target_descriptor.as_fd(), &new, flags)?;
             self.follow(from, &old);
         } else {
-            self.rename_onto(from, &old, to, &new, flags)?;
+            self.rename_onto(call.law, &wanted)?;
         }
         self.follow(to, &new);
         Ok(Answer::Encoded)
     }
 
     /// Renames without replacing first: when that works, nothing has to be kept alive.
-    fn rename_onto(
-        &self,
-        from: Directory<'_>,
-        old: &CStr,
-        to: Directory<'_>,
-        new: &CStr,
-        flags: u32,
-    ) -> Result<(), Failure> {
+    fn rename_onto(&self, law: Option<&Law>, wanted: &Move<'_>) -> Result<(), Failure> {
+        let Move { from, old, to, new, flags } = *wanted;
         let (source, target) = (from.descriptor.as_fd(), to.descriptor.as_fd());
         match host::rename(source, old, target, new, flags | libc::RENAME_NOREPLACE) {
             // EINVAL: the file system does not know the flag.
             Err(Errno(libc::EEXIST | libc::EINVAL)) if flags & libc::RENAME_NOREPLACE == 0 => {}
             other => return Ok(other?),
         }
-        let pinned = self.pin_victim(to, new)?;
+        let pinned = self.pin_victim(law, to, new)?;
         host::rename(source, old, target, new, flags).map_err(|errno| {
             self.unpin_victim(pinned);
             errno.into()
@@ -76,7 +78,8 @@ impl Server {
 
     /// Keeps a descriptor of the node behind a name that is about to go: the guest may hold it open, or sit in it.
     /// Returns the node if it was not kept already. A name that does not exist is the coming call's to report.
-    fn pin_victim(&self, directory: Directory<'_>, name: &CStr) -> Result<Option<u64>, Failure> {
+    /// EROFS for a name of a file that was seen frozen under another one.
+    fn pin_victim(&self, law: Option<&Law>, directory: Directory<'_>, name: &CStr) -> Result<Option<u64>, Failure> {
         let slot = self.slot()?;
         let fd = match host::open_below(directory.descriptor.as_fd(), name, libc::O_PATH, 0) {
             Err(Errno(libc::ENOENT)) => return Ok(None),
@@ -84,6 +87,9 @@ impl Server {
         };
         let stat = Stat::of_fd(fd.as_fd())?;
         let descriptor = slot.fill(fd);
+        if law.is_some_and(|law| self.inodes(|inodes| inodes.has_seen_frozen(law, &stat))) {
+            return refuse(libc::EROFS);
+        }
         Ok(self.inodes(|inodes| {
             let node = inodes.find(&stat.identity)?;
             let is_only_name = stat.is_directory() || stat.attr.nlink <= 1;

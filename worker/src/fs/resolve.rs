@@ -9,6 +9,7 @@ use super::host::{self, FileHandle};
 use super::inodes::Inodes;
 use super::stat::Stat;
 use super::Server;
+use crate::config::Attributes;
 use crate::journal::NodeRecord;
 
 impl Server {
@@ -147,6 +148,17 @@ impl Server {
     /// Opens the node for data. Only regular files and directories can be: ENXIO for the others, before anything is
     /// opened. *flags* hold an access mode and at most `O_DIRECTORY`, `O_SYNC` and `O_DSYNC`.
     pub(super) fn open_node(&self, id: u64, flags: i32) -> Result<Arc<Descriptor>, Failure> {
+        if self.readonly && self.attribute_calls == Attributes::Open {
+            // No read-only mount keeps access times where they are. Only owners may ask for that here.
+            match self.open_checked(id, flags | libc::O_NOATIME) {
+                Err(Failure::Errno(Errno(libc::EPERM))) => {}
+                other => return other,
+            }
+        }
+        self.open_checked(id, flags)
+    }
+
+    fn open_checked(&self, id: u64, flags: i32) -> Result<Arc<Descriptor>, Failure> {
         let node = self.inodes(|inodes| inodes.get(id))?;
         if !matches!(node.kind, libc::S_IFREG | libc::S_IFDIR) {
             return refuse(libc::ENXIO);
@@ -216,7 +228,7 @@ mod tests {
         assert_eq!(server.stat(gone.id).err(), stale);
         assert_eq!(server.open_node(gone.id, libc::O_RDWR).err(), stale);
         assert_eq!(server.descriptor(gone.id).err(), stale);
-        let found = server.enter(directory, c"file").expect("enter");
+        let found = server.enter(None, directory, c"file").expect("enter");
         assert_ne!(found.id, gone.id);
         assert!(server.open_node(found.id, libc::O_RDWR).is_ok());
         std::fs::remove_dir_all(&share).expect("remove");

@@ -1,6 +1,7 @@
 //! What guest and server agree on at INIT, and how long the guest may cache.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::failure::{refuse, Failure};
 use crate::config::{CacheMode, Config};
@@ -13,7 +14,8 @@ pub const MAX_WRITE: u32 = 1 << 20;
 const MAX_PAGES: u16 = (MAX_WRITE / 4096) as u16;
 /// Requests that the guest may have in the background; the rings bound them before this does.
 const MAX_BACKGROUND: u16 = 4096;
-const DAY: u64 = 86_400;
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
 /// Set beside the granted flags, so that a session without any flag is one all the same.
 const STARTED: u64 = 1 << 63;
 
@@ -33,12 +35,20 @@ pub enum Greeting {
 pub struct Session {
     cache: CacheMode,
     writeback: bool,
+    validity: Validity,
     granted: AtomicU64,
 }
 
 impl Session {
     pub fn new(config: &Config) -> Self {
-        Self { cache: config.cache, writeback: config.writeback, granted: AtomicU64::new(0) }
+        let by_mode = match config.cache {
+            CacheMode::Never => Duration::ZERO,
+            CacheMode::Auto => SECOND,
+            CacheMode::Metadata | CacheMode::Always => DAY,
+        };
+        let wanted = config.timeout_ms.map_or(by_mode, |milliseconds| Duration::from_millis(milliseconds.into()));
+        let validity = Validity { entry: wanted, attr: wanted };
+        Self { cache: config.cache, writeback: config.writeback, validity, granted: AtomicU64::new(0) }
     }
 
     pub fn is_started(&self) -> bool {
@@ -102,12 +112,7 @@ impl Session {
     }
 
     pub fn validity(&self) -> Validity {
-        let seconds = match self.cache {
-            CacheMode::Never => 0,
-            CacheMode::Auto => 1,
-            CacheMode::Metadata | CacheMode::Always => DAY,
-        };
-        Validity { entry: seconds, attr: seconds }
+        self.validity
     }
 
     pub fn file_flags(&self) -> u32 {

@@ -1,9 +1,10 @@
-//! What is known of a request by its opcode alone: sizes, and what it may do.
+//! What is known of a request by its opcode and first bytes: sizes, and what it is about to do.
 
 use crate::buffers::Buffers;
 use crate::fuse::abi::{
-    ATTR_BYTES, ENTRY_BYTES, INIT_BYTES, IN_HEADER_BYTES, OPEN_BYTES, STATFS_BYTES, WRITE_IN_BYTES,
+    setattr, ATTR_BYTES, ENTRY_BYTES, INIT_BYTES, IN_HEADER_BYTES, OPEN_BYTES, STATFS_BYTES, WRITE_IN_BYTES,
 };
+use crate::fuse::request::Fields;
 use crate::fuse::{Header, Malformed, Opcode};
 
 /// Nothing but WRITE and BATCH_FORGET is longer: a name and an extended attribute of 64 KiB.
@@ -32,8 +33,8 @@ pub fn copy_body(
     Ok(())
 }
 
-/// Size of the structure that a request begins with.
-fn least_request(opcode: Opcode) -> usize {
+/// Size of the structure that a request begins with; names come after it.
+pub fn least_request(opcode: Opcode) -> usize {
     match opcode {
         Opcode::Lookup
         | Opcode::Readlink
@@ -73,26 +74,93 @@ pub fn least_reply(opcode: Opcode) -> usize {
     }
 }
 
-/// Requests that a read-only share refuses by their kind alone; OPEN and ACCESS look at their flags.
-pub fn mutates(opcode: Opcode) -> bool {
-    matches!(
-        opcode,
-        Opcode::Setattr
-            | Opcode::Symlink
-            | Opcode::Mknod
-            | Opcode::Mkdir
-            | Opcode::Unlink
-            | Opcode::Rmdir
-            | Opcode::Rename
-            | Opcode::Rename2
-            | Opcode::Link
+/// What a request does to the node in its header, and to names in it: what read-only shares and path rules go by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// Keeps the session's books, and works whatever the rules say.
+    Keeps,
+    /// Looks at the node or what is in it.
+    Sees,
+    /// Changes the node or what is in it.
+    Changes,
+    /// Looks for a name.
+    Finds,
+    Adds {
+        directory: bool,
+    },
+    /// Adds a name for a second node, which comes first in the body.
+    Links,
+    Removes {
+        directory: bool,
+    },
+    /// Takes a name to a second directory, which comes first in the body.
+    Moves,
+    /// Changes a second node, and looks at the one in the header.
+    Copies,
+}
+
+impl Deed {
+    /// Of a request whose body is as long as its opcode demands.
+    pub fn of(opcode: Opcode, body: &[u8]) -> Self {
+        match opcode {
+            Opcode::Init
+            | Opcode::Destroy
+            | Opcode::Interrupt
+            | Opcode::Forget
+            | Opcode::BatchForget
+            | Opcode::Release
+            | Opcode::Releasedir => Self::Keeps,
+            Opcode::Getattr
+            | Opcode::Readlink
+            | Opcode::Statfs
+            | Opcode::Opendir
+            | Opcode::Read
+            | Opcode::Readdir
+            | Opcode::Readdirplus
+            | Opcode::Flush
+            | Opcode::Fsync
+            | Opcode::Fsyncdir
+            | Opcode::Lseek
+            | Opcode::Syncfs
+            | Opcode::Getxattr
+            | Opcode::Listxattr => Self::Sees,
+            Opcode::Setattr | Opcode::Open | Opcode::Access if !announces_change(opcode, body) => Self::Sees,
+            Opcode::Setattr
+            | Opcode::Open
+            | Opcode::Access
             | Opcode::Write
-            | Opcode::Create
-            | Opcode::Setxattr
-            | Opcode::Removexattr
             | Opcode::Fallocate
-            | Opcode::CopyFileRange
-    )
+            | Opcode::Setxattr
+            | Opcode::Removexattr => Self::Changes,
+            Opcode::Lookup => Self::Finds,
+            Opcode::Create | Opcode::Mknod | Opcode::Symlink => Self::Adds { directory: false },
+            Opcode::Mkdir => Self::Adds { directory: true },
+            Opcode::Link => Self::Links,
+            Opcode::Unlink => Self::Removes { directory: false },
+            Opcode::Rmdir => Self::Removes { directory: true },
+            Opcode::Rename | Opcode::Rename2 => Self::Moves,
+            Opcode::CopyFileRange => Self::Copies,
+        }
+    }
+
+    pub fn is_change(self) -> bool {
+        !matches!(self, Self::Keeps | Self::Sees | Self::Finds)
+    }
+}
+
+/// Whether the flags that such a request begins with speak of a change.
+fn announces_change(opcode: Opcode, body: &[u8]) -> bool {
+    let flags = Fields::new(body).u32().unwrap_or(u32::MAX);
+    match opcode {
+        Opcode::Setattr => flags & setattr::CHANGES != 0,
+        Opcode::Open => opens_for_change(flags as i32),
+        Opcode::Access => flags as i32 & libc::W_OK != 0,
+        _ => true,
+    }
+}
+
+pub fn opens_for_change(flags: i32) -> bool {
+    flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0
 }
 
 pub fn is_xattr(opcode: Opcode) -> bool {

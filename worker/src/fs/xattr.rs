@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::failure::{refuse, Errno, Failure};
 use super::host::{self, Attribute};
 use super::{Answer, Call, Outcome, Server, Work};
+use crate::config::Attributes;
 use crate::fuse::Encoder;
 
 const MAX_NAME: usize = 255;
@@ -34,8 +35,9 @@ impl Values {
 pub(super) struct RelativeCalls(AtomicBool);
 
 impl RelativeCalls {
-    pub(super) fn untried() -> Self {
-        Self(AtomicBool::new(true))
+    /// Where only open files may be reached they are not to be tried.
+    pub(super) fn untried(attributes: Attributes) -> Self {
+        Self(AtomicBool::new(attributes == Attributes::Path))
     }
 }
 
@@ -110,7 +112,10 @@ impl Server {
         if !matches!(node.kind, libc::S_IFREG | libc::S_IFDIR) {
             return refuse(libc::EOPNOTSUPP);
         }
-        let opened = self.open_node(id, libc::O_RDONLY)?;
+        let opened = match self.attribute_calls {
+            Attributes::Path => self.open_node(id, libc::O_RDONLY)?,
+            Attributes::Open => self.open_for_attributes(id)?,
+        };
         Ok(act(Attribute::Opened(opened.as_fd()))?)
     }
 }

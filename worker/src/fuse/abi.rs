@@ -84,6 +84,8 @@ pub mod setattr {
     pub const FH: u32 = 1 << 6;
     pub const ATIME_NOW: u32 = 1 << 7;
     pub const MTIME_NOW: u32 = 1 << 8;
+    /// Bits that say what to change, and not how or by which handle.
+    pub const CHANGES: u32 = MODE | UID | GID | SIZE | ATIME | MTIME;
 }
 
 pub const GETATTR_FH: u32 = 1;

@@ -1,12 +1,14 @@
 //! Encoding of reply bodies into a reused buffer.
 
+use std::time::Duration;
+
 use super::abi::{DIRENT_BYTES, OUT_HEADER_BYTES};
 
-/// How long the guest may believe what it was told, in seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How long the guest may believe what it was told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Validity {
-    pub entry: u64,
-    pub attr: u64,
+    pub entry: Duration,
+    pub attr: Duration,
 }
 
 /// `struct fuse_attr`.
@@ -84,8 +86,9 @@ impl Encoder {
 
     /// `struct fuse_attr_out`.
     pub fn attr_out(&mut self, attr: &Attr, validity: Validity) {
-        self.u64(validity.attr);
-        self.zeros(8);
+        self.u64(validity.attr.as_secs());
+        self.u32(validity.attr.subsec_nanos());
+        self.zeros(4);
         self.attr(attr);
     }
 
@@ -93,9 +96,10 @@ impl Encoder {
     pub fn entry(&mut self, node: u64, attr: &Attr, validity: Validity) {
         self.u64(node);
         self.u64(0);
-        self.u64(validity.entry);
-        self.u64(validity.attr);
-        self.zeros(8);
+        self.u64(validity.entry.as_secs());
+        self.u64(validity.attr.as_secs());
+        self.u32(validity.entry.subsec_nanos());
+        self.u32(validity.attr.subsec_nanos());
         self.attr(attr);
     }
 
@@ -140,7 +144,7 @@ mod tests {
 
     #[test]
     fn structures_have_the_sizes_of_the_protocol() {
-        let validity = Validity { entry: 1, attr: 1 };
+        let validity = Validity::default();
         let sizes = |encode: &dyn Fn(&mut Encoder)| {
             let mut encoder = Encoder::default();
             encode(&mut encoder);

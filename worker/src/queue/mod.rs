@@ -131,6 +131,11 @@ impl Queue {
         self.change(|plan| plan.run = run);
     }
 
+    /// Asks the thread to pass by between two requests; [`Self::settled`] tells when it has.
+    pub fn call_by(&self) {
+        self.change(|_| ());
+    }
+
     fn change(&self, change: impl FnOnce(&mut Plan)) {
         let mut plan = lock(&self.shared.plan);
         change(&mut plan);

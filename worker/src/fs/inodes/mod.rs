@@ -4,6 +4,8 @@
 //! All of this is bookkeeping under one lock; no system call is made here. Descriptors that fall out of the table are
 //! collected in `closing`, for the caller to close after the lock is gone.
 
+mod standing;
+
 use std::collections::hash_map::Entry;
 use std::ffi::CStr;
 use std::mem;
@@ -18,6 +20,7 @@ use super::stat::Stat;
 use crate::fuse::abi::ROOT_ID;
 use crate::journal::{flags, Arena, Identity, NameHeap, NodeRecord, Place, Table};
 use crate::stats::{Counter, Stats};
+use standing::Standing;
 
 /// An index that has come this far is not used again.
 pub const LAST_SEQUENCE: u64 = u32::MAX as u64;
@@ -52,6 +55,7 @@ pub struct Inodes {
     names: NameHeap,
     by_identity: FxHashMap<Identity, u32>,
     held: FxHashMap<u64, Held>,
+    standing: Standing,
     queue: EvictionQueue,
     free: Vec<u32>,
     live: usize,
@@ -69,6 +73,7 @@ impl Inodes {
             names,
             by_identity: FxHashMap::default(),
             held: FxHashMap::default(),
+            standing: Standing::default(),
             queue: EvictionQueue::default(),
             free: Vec::new(),
             live: 0,
@@ -93,6 +98,7 @@ impl Inodes {
         self.table.set_high_water(&self.arena, self.table.high_water(&self.arena).max(2));
         self.names.clear(&self.arena);
         self.by_identity.clear();
+        self.standing = Standing::default();
         self.queue.clear();
         self.live = 0;
         self.stats.set(Counter::Inodes, 0);
@@ -255,6 +261,9 @@ impl Inodes {
         let old_parent = mem::replace(&mut node.parent, directory.id);
         node.flags &= !flags::UNLINKED;
         self.write(&node);
+        if node.kind == libc::S_IFDIR {
+            self.standing.moved();
+        }
         if was_unlinked {
             self.queue.push(node.id, node.kind == libc::S_IFDIR);
         }
@@ -291,7 +300,32 @@ impl Inodes {
             let old_parent = mem::take(&mut node.parent);
             node.flags |= flags::UNLINKED;
             self.write(&node);
+            self.standing.moved();
             self.keep_path(directory.id, directory.descriptor);
+            self.drop_child(old_parent);
+        }
+    }
+
+    /// Closes the descriptor of a node that is hidden now. A node that only the descriptor could lead to is gone.
+    pub fn let_go(&mut self, id: u64) {
+        let Ok(mut node) = self.get(id) else { return };
+        if node.has(flags::ROOT) {
+            return;
+        }
+        if let Entry::Occupied(mut held) = self.held.entry(id) {
+            self.closing.extend(held.get_mut().path.take());
+            if held.get().opens.is_empty() {
+                held.remove();
+            }
+        }
+        node.descriptor = -1;
+        let old_parent = if node.has(flags::PINNED) { mem::take(&mut node.parent) } else { 0 };
+        self.write(&node);
+        if old_parent != 0 {
+            if self.by_identity.get(&node.identity) == Some(&(id as u32)) {
+                self.by_identity.remove(&node.identity);
+            }
+            self.standing.moved();
             self.drop_child(old_parent);
         }
     }
@@ -415,6 +449,7 @@ impl Inodes {
         let index = node.id as u32;
         self.table.free(&self.arena, node.id);
         self.names.free(node.name);
+        self.standing.removed(node);
         if self.by_identity.get(&node.identity) == Some(&index) {
             self.by_identity.remove(&node.identity);
         }

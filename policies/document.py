@@ -1,0 +1,346 @@
+"""A policy file as it is written: its tables and keys, each with what it says and what it may be.
+
+The JSON Schema for editors, the reference in docs/policies.md and the checks of the loader all come from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+from virtiofs_sandbox.policies import values
+from virtiofs_sandbox.policies.share import MAX_QUEUES
+
+
+def _key(
+    says: str,
+    accepted: str,
+    default: str,
+    *,
+    parse: Callable[[Any], object] | None = None,
+    each: Callable[[Any], object] | None = None,
+    **schema: int | str,
+) -> Meta:
+    """*accepted* completes "accepted: …"; *parse* judges the value, *each* elements of a list or names of a table."""
+    return Meta(
+        description=f"{says} Default: {default}.",
+        extra={"says": says, "accepted": accepted, "default": default, "parse": parse, "each": each},
+        extra_json_schema=schema or None,
+    )
+
+
+_ACCESS = '"read-only" or "read-write"'
+_PATTERNS = "a list of patterns, as docs/policies.md defines them"
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One table of the file. What is not said is UNSET."""
+
+
+class SocketTable(_Table, frozen=True):
+    """Where a monitor connects, and who may."""
+
+    path: Annotated[
+        str | UnsetType,
+        _key(
+            "The vhost-user socket to make and listen on.",
+            "an absolute path",
+            "/run/virtiofs-sandbox/NAME.sock, for a user $XDG_RUNTIME_DIR/virtiofs-sandbox/NAME.sock",
+            parse=values.absolute_path,
+        ),
+    ] = UNSET
+    mode: Annotated[
+        str | UnsetType, _key("Permissions of the socket.", 'octal, as in "0660"', '"0660"', parse=values.mode)
+    ] = UNSET
+    group: Annotated[
+        str | int | UnsetType,
+        _key("Group of the socket.", "a group's name or number", "the caller's", parse=values.group),
+    ] = UNSET
+
+
+class ChildTable(_Table, frozen=True):
+    """One directory of a tree."""
+
+    source: Annotated[
+        str | UnsetType, _key("The directory.", "an absolute path", "none: needed", parse=values.absolute_path)
+    ] = UNSET
+    access: Annotated[
+        Literal["read-only", "read-write"] | UnsetType,
+        _key("What the guest may do in it.", _ACCESS, "share.access"),
+    ] = UNSET
+
+
+class ShareTable(_Table, frozen=True):
+    """What is shared, and with whom."""
+
+    source: Annotated[
+        str | UnsetType,
+        _key("The directory to share.", "an absolute path", "none: this or tree is needed", parse=values.absolute_path),
+    ] = UNSET
+    tree: Annotated[
+        dict[str, str | ChildTable] | UnsetType,
+        _key(
+            "Several directories under one tag instead: the name each is seen by, and its path, "
+            "or a table of source and access.",
+            "a table of names and absolute paths, or of names and tables of source and access",
+            "none: this or source is needed",
+            each=values.child_name,
+        ),
+    ] = UNSET
+    tag: Annotated[
+        str | UnsetType,
+        _key("The name the guest mounts by.", "1 to 36 bytes of printable text", "none: needed", parse=values.tag),
+    ] = UNSET
+    access: Annotated[
+        Literal["read-only", "read-write"] | UnsetType,
+        _key("What the guest may do at most.", _ACCESS, '"read-write"'),
+    ] = UNSET
+    socket: Annotated[
+        str | SocketTable | UnsetType,
+        _key(
+            "Where a monitor connects: a path, or a table of path, mode and group.",
+            "an absolute path, or a table of path, mode and group",
+            "each as below",
+            parse=lambda value: values.absolute_path(value) if isinstance(value, str) else value,
+        ),
+    ] = UNSET
+    xattr: Annotated[
+        bool | UnsetType, _key("Whether the guest may use extended attributes.", "true or false", "false")
+    ] = UNSET
+    log_level: Annotated[
+        Literal["error", "warning", "info", "debug"] | UnsetType,
+        _key("What is logged.", '"error", "warning", "info" or "debug"', '"info"'),
+    ] = UNSET
+
+
+class CacheTable(_Table, frozen=True):
+    """What the guest may keep in its memory: who else changes the files, or the expert form."""
+
+    intent: Annotated[
+        Literal["exclusive", "shared-read", "shared-write"] | UnsetType,
+        _key(
+            "Who uses the files: nobody but this guest; others too, and they change little; others who write. "
+            "Means mode always and writeback, mode auto, mode never.",
+            '"exclusive", "shared-read" or "shared-write"',
+            "none: mode holds",
+        ),
+    ] = UNSET
+    mode: Annotated[
+        Literal["never", "auto", "metadata", "always"] | UnsetType,
+        _key(
+            "The same, in the terms of the protocol. Not beside intent.",
+            '"never", "auto", "metadata" or "always"',
+            '"auto"',
+        ),
+    ] = UNSET
+    writeback: Annotated[
+        bool | UnsetType,
+        _key(
+            "Whether the guest may keep what it wrote for a while. Not with mode never nor a shared intent.",
+            "true or false",
+            "by intent, else false",
+        ),
+    ] = UNSET
+    timeout: Annotated[
+        str | UnsetType,
+        _key(
+            "How long the guest may rely on names and attributes.",
+            'a duration with its unit, "0s" to "24h", as in "500ms"',
+            "by mode: 0s (never), 1s (auto), 24h (metadata, always)",
+            parse=values.duration,
+            pattern=r"^[0-9]+(\.[0-9]{1,3})?(ms|s|m|h)$",
+        ),
+    ] = UNSET
+
+
+class RangeTable(_Table, frozen=True):
+    """A range of ids of the host."""
+
+    first: Annotated[
+        int | UnsetType,
+        _key(
+            "The host id of the guest's id 0.",
+            f"1 to {values.MAX_ID}",
+            "none: needed",
+            parse=values.between(1, values.MAX_ID),
+            minimum=1,
+            maximum=values.MAX_ID,
+        ),
+    ] = UNSET
+    count: Annotated[
+        int | UnsetType,
+        _key(
+            "How many ids there are.",
+            f"1 to {values.MAX_ID}",
+            "none: needed",
+            parse=values.between(1, values.MAX_ID),
+            minimum=1,
+            maximum=values.MAX_ID,
+        ),
+    ] = UNSET
+
+
+class IdentityTable(_Table, frozen=True):
+    """Whom files belong to."""
+
+    map: Annotated[
+        Literal["identity", "squash", "range"] | UnsetType,
+        _key(
+            "The guest's ids are the host's; everything belongs to one owner; "
+            "the guest's ids are a range of the host's.",
+            '"identity", "squash" or "range"',
+            "identity where all ids can be mapped, else squash to the caller",
+        ),
+    ] = UNSET
+    owner: Annotated[
+        str | UnsetType,
+        _key(
+            "The owner of everything, with map squash.",
+            '"USER:GROUP", by name or number',
+            "the caller",
+            parse=values.owner,
+        ),
+    ] = UNSET
+    range: Annotated[
+        Literal["subuid"] | RangeTable | UnsetType,
+        _key(
+            "The host's ids, with map range: the caller's in /etc/subuid and /etc/subgid, "
+            "or a table of first and count.",
+            '"subuid", or a table of first and count',
+            '"subuid"',
+        ),
+    ] = UNSET
+    idmapped: Annotated[
+        bool | UnsetType,
+        _key("Whether files of a range are stored with the guest's own ids.", "true or false", "false"),
+    ] = UNSET
+    unmapped: Annotated[
+        Literal["forbid", "squash"] | UnsetType,
+        _key(
+            "What a caller in the guest gets whose id has no mapping: nothing created, or as the worker's own.",
+            '"forbid" or "squash"',
+            '"forbid"',
+        ),
+    ] = UNSET
+
+
+class PathsTable(_Table, frozen=True):
+    """Which names the guest sees, and which it may change."""
+
+    hide: Annotated[
+        tuple[str, ...] | UnsetType,
+        _key("What the guest does not see.", _PATTERNS, "nothing", each=values.pattern),
+    ] = UNSET
+    readonly: Annotated[
+        tuple[str, ...] | UnsetType,
+        _key("What the guest cannot change.", _PATTERNS, "nothing", each=values.pattern),
+    ] = UNSET
+    allow: Annotated[
+        tuple[str, ...] | UnsetType,
+        _key("If there is any: all that the guest sees.", _PATTERNS, "everything", each=values.pattern),
+    ] = UNSET
+    case: Annotated[
+        Literal["sensitive", "insensitive"] | UnsetType,
+        _key("Whether patterns tell capitals from small letters.", '"sensitive" or "insensitive"', '"sensitive"'),
+    ] = UNSET
+    strict_links: Annotated[
+        bool | UnsetType,
+        _key(
+            "Whether a file with several names is only written when none of them is hidden or frozen.",
+            "true or false",
+            "false",
+        ),
+    ] = UNSET
+
+
+class SandboxTable(_Table, frozen=True):
+    """How much of the jail there must be."""
+
+    minimum: Annotated[
+        Literal["full", "userns", "bare"] | UnsetType,
+        _key("Below this tier the share does not start.", '"full", "userns" or "bare"', '"userns"'),
+    ] = UNSET
+    seccomp: Annotated[
+        Literal["errno", "kill", "log"] | UnsetType,
+        _key(
+            "What a system call outside the list gets: an error, death, or (for diagnosis) only a record.",
+            '"errno", "kill" or "log"',
+            '"errno"',
+        ),
+    ] = UNSET
+
+
+class WorkerTable(_Table, frozen=True):
+    """How the worker works."""
+
+    queues: Annotated[
+        int | UnsetType,
+        _key(
+            "Request queues offered to the guest.",
+            f"1 to {MAX_QUEUES}",
+            "4",
+            parse=values.between(1, MAX_QUEUES),
+            minimum=1,
+            maximum=MAX_QUEUES,
+        ),
+    ] = UNSET
+
+
+class SiteTable(_Table, frozen=True):
+    """What holds for this machine. Only in defaults.toml."""
+
+    require_policy: Annotated[
+        bool | UnsetType,
+        _key("Whether nothing is shared that no policy file speaks of.", "true or false", "false"),
+    ] = UNSET
+
+
+class Document(_Table, frozen=True):
+    """A share with virtiofs-sandbox, as docs/policies.md describes it."""
+
+    include: Annotated[
+        tuple[str, ...] | UnsetType,
+        _key(
+            "Files whose values hold where this one says nothing; later ones win over earlier ones.",
+            "a list of paths, relative to this file",
+            "none",
+        ),
+    ] = UNSET
+    share: ShareTable | UnsetType = UNSET
+    cache: CacheTable | UnsetType = UNSET
+    identity: IdentityTable | UnsetType = UNSET
+    paths: PathsTable | UnsetType = UNSET
+    sandbox: SandboxTable | UnsetType = UNSET
+    worker: WorkerTable | UnsetType = UNSET
+    site: SiteTable | UnsetType = UNSET
+
+
+# Known, and refused by name until the mechanism behind it is there. A table's name stands for everything in it.
+RESERVED = {
+    "limits": "limits on requests, disk, memory, processes and open files",
+    "share.posix_acl": "POSIX access control lists",
+    "share.xattrmap": "other names for extended attributes",
+    "share.security_label": "labels that guests give to new files",
+    "share.max_clients": "several monitors on one share",
+    "share.listen": "other ways to listen than one socket",
+    "share.immutable": "a promise that nobody changes the files",
+    "share.submounts": "telling the guest of file systems mounted in the share",
+    "share.socket.owner": "another owner for the socket",
+    "share.socket.label": "an SELinux label for the socket",
+    "cache.direct_io": "files that bypass the guest's cache",
+    "cache.dax": "a window of shared memory",
+    "cache.immutable": "a promise that nobody changes the files",
+    "identity.translate": "rules that translate single ids",
+    "sandbox.user_namespace": "a jail in the host's own user namespace",
+    "sandbox.layers": "layers beyond the standard ones",
+    "sandbox.capabilities": "more capabilities for the worker",
+    "worker.program": "another program as the worker",
+    "worker.poll_budget": "polling of the rings",
+    "worker.inode_references": "another way to keep inodes",
+    "worker.inode_file_handles": "file handles instead of descriptors",
+    "worker.lock_wait": "locks shared with the host",
+    "worker.shared_locks": "locks shared with the host",
+    "worker.restart": "restarts of the worker below a running guest",
+}

@@ -1,0 +1,75 @@
+"""From policy files to policies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from virtiofs_sandbox.policies.checks import check
+from virtiofs_sandbox.policies.layers import merge, read_layers, read_source
+from virtiofs_sandbox.policies.overlaps import conflicts
+from virtiofs_sandbox.policies.places import default_directory, defaults_file, files, find
+from virtiofs_sandbox.policies.policy import Policy
+from virtiofs_sandbox.policies.problems import Origin, PolicyError, Problem
+from virtiofs_sandbox.policies.settling import settle
+
+__all__ = ["PolicyError", "Site", "default_directory", "find", "load", "load_directory", "site", "survey"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """What defaults.toml says of the whole machine; *origins* as in Policy."""
+
+    require_policy: bool = False
+    origins: dict[str, Origin] = field(default_factory=dict)
+
+
+def load(file: Path, directory: Path | None = None) -> Policy:
+    """The policy in *file*, over the site defaults beside *directory* (the caller's own if there is none given).
+
+    Whether its directories exist is not asked. Raises PolicyError with every problem there is.
+    """
+    layers = read_layers(file, defaults_file(directory or default_directory()))
+    policy = settle(file, merge(layers))
+    contradictions = conflicts([policy])
+    if contradictions:
+        raise PolicyError(contradictions)
+    return policy
+
+
+def load_directory(directory: Path) -> tuple[Policy, ...]:
+    """All policies in *directory*, by name; none when it is not there. Raises PolicyError with every problem of all."""
+    policies, problems = survey(directory)
+    problems = [*problems, *conflicts(policies)]
+    if problems:
+        raise PolicyError(dict.fromkeys(problems))
+    return policies
+
+
+def survey(directory: Path) -> tuple[tuple[Policy, ...], Sequence[Problem]]:
+    """The policies in *directory* that load, and what is wrong with the others."""
+    policies: list[Policy] = []
+    problems: list[Problem] = []
+    for file in files(directory):
+        try:
+            policies.append(load(file, directory))
+        except PolicyError as error:
+            problems += error.problems
+    return tuple(policies), problems
+
+
+def site(directory: Path) -> Site:
+    """What holds for the whole machine, from defaults.toml beside *directory*. Raises PolicyError."""
+    file = defaults_file(directory)
+    if not file.exists() and not file.is_symlink():
+        return Site()
+    source = read_source(file)
+    problems = check(source)
+    if problems:
+        raise PolicyError(problems)
+    table = source.table.get("site", {})
+    return Site(
+        require_policy=table.get("require_policy", False),
+        origins={f"site.{key}": source.origin(("site", key)) for key in table},
+    )

@@ -1,0 +1,176 @@
+"""What a caller gets: from a command line, and from the policies that have a say in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from virtiofs_sandbox.policies import loader
+from virtiofs_sandbox.policies.narrowing import Arguments, WideningError, applied, narrow, widening
+from virtiofs_sandbox.policies.overlaps import conflicts, inside
+from virtiofs_sandbox.policies.places import default_directory
+from virtiofs_sandbox.policies.policy import Policy, Socket
+from virtiofs_sandbox.policies.problems import PolicyError, Problem, shown
+from virtiofs_sandbox.policies.share import Access, Share
+from virtiofs_sandbox.policies.subtree import HiddenError, subtree
+
+
+class MissingArgumentError(Exception):
+    """No policy speaks of it, and the command line does not say enough; str() names the argument."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """*socket* None: the caller brings a listener. *policy* None: the command line is all there is.
+
+    *broken* is what is wrong with other files of the directory, which were left out of account.
+    """
+
+    share: Share
+    socket: Socket | None
+    policy: Policy | None
+    broken: tuple[Problem, ...] = ()
+
+
+def offer(arguments: Arguments, file: Path | None, directory: Path) -> Offer:
+    """The share that *arguments* ask for: by the policy in *file*, or of arguments.directory.
+
+    *directory* is where policies are looked for. The standing ones, in the caller's default directory, hold even where
+    another is named. Raises PolicyError, WideningError, MissingArgumentError.
+    """
+    if file is not None:
+        return _by_policy(arguments, file, directory)
+    _standing_or_same(arguments, directory)
+    assert arguments.directory is not None  # noqa: S101 - for mypy: without a file there is a directory
+    policy, path = _match(loader.load_directory(directory), arguments)
+    if policy is None:
+        _refuse_if_required("DIR", directory)
+        return Offer(_unjudged(arguments), _unjudged_socket(arguments), None)
+    try:
+        within = replace(policy, share=_within(policy, arguments.directory, path))
+    except HiddenError as error:
+        raise WideningError(widening("DIR", policy, "paths", f"{shown(arguments.directory)} {error}")) from error
+    return _narrowed(within, arguments)
+
+
+def _by_policy(arguments: Arguments, file: Path, directory: Path) -> Offer:
+    policy = loader.load(file, directory)
+    if file.resolve().parent != default_directory().resolve():
+        _refuse_foreign(policy)
+    others, broken = loader.survey(directory)
+    others = tuple(other for other in others if other.file.resolve() != file.resolve())
+    contradictions = [problem for problem in conflicts((*others, policy)) if problem not in set(conflicts(others))]
+    if contradictions:
+        raise PolicyError(contradictions)
+    return replace(_narrowed(policy, arguments), broken=_of_others(broken, file))
+
+
+def _of_others(problems: Iterable[Problem], file: Path) -> tuple[Problem, ...]:
+    return tuple(problem for problem in problems if problem.file != file)
+
+
+def _narrowed(policy: Policy, arguments: Arguments) -> Offer:
+    share, socket = narrow(policy, arguments)
+    return Offer(share, None if arguments.fd is not None else socket, policy)
+
+
+def _refuse_foreign(policy: Policy) -> None:
+    """A file that the site did not put among its policies may not speak of what those speak of."""
+    standing = default_directory()
+    _refuse_if_required("POLICY", standing)
+    for key, path, _ in policy.directories:
+        about = _touching(loader.load_directory(standing), path)
+        if about is not None:
+            sentence = f"that policy speaks of {shown(path)} ({policy.origin(key)}); change that one instead"
+            raise WideningError(widening("POLICY", about, "share.source", sentence))
+
+
+def _standing_or_same(arguments: Arguments, directory: Path) -> None:
+    """--policy-dir must not make a policy disappear."""
+    standing = default_directory()
+    if directory.resolve() == standing.resolve():
+        return
+    _refuse_if_required("--policy-dir", standing)
+    assert arguments.directory is not None  # noqa: S101 - as in offer
+    about = _touching(loader.load_directory(standing), arguments.directory)
+    if about is not None:
+        sentence = f"that policy speaks of {shown(arguments.directory)}; leave --policy-dir out"
+        raise WideningError(widening("--policy-dir", about, "share.source", sentence))
+
+
+def _refuse_if_required(argument: str, directory: Path) -> None:
+    site = loader.site(directory)
+    if site.require_policy:
+        origin = site.origins["site.require_policy"]
+        raise WideningError(
+            f"{argument} would widen the site's settings: {origin}: site.require_policy: "
+            f"only what a policy in {shown(directory)} speaks of is shared; virtiofs-sandbox policy new makes one"
+        )
+
+
+def _touching(policies: Iterable[Policy], path: Path) -> Policy | None:
+    """A policy about *path*, something above it, or something in it."""
+    for policy in policies:
+        for _, source, _ in policy.directories:
+            if inside(path, source) is not None or inside(source, path) is not None:
+                return policy
+    return None
+
+
+def _match(policies: Sequence[Policy], arguments: Arguments) -> tuple[Policy | None, tuple[str, ...]]:
+    """The policy whose directory is nearest above (or is) the one to share, and the way from there.
+
+    Raises WideningError for a directory around one of a policy, PolicyError when several are as near.
+    """
+    assert arguments.directory is not None  # noqa: S101 - as in offer
+    found = []
+    around = []
+    for policy in policies:
+        for key, source, _ in policy.directories:
+            way = inside(arguments.directory, source)
+            if way is not None:
+                name = () if policy.share.source is not None else (key.removeprefix("share.tree."),)
+                found.append((len(way), policy, (*name, *way)))
+            elif inside(source, arguments.directory) is not None:
+                sentence = f"{shown(arguments.directory)} contains {shown(source)}, where that policy would not hold"
+                around.append(widening("DIR", policy, key, sentence))
+    if not found and around:
+        raise WideningError("\n".join(around))
+    if not found:
+        return None, ()
+    nearest = min(length for length, _, _ in found)
+    matches = [(policy, path) for length, policy, path in found if length == nearest]
+    if len(matches) > 1 and arguments.tag is not None:
+        matches = [(policy, path) for policy, path in matches if policy.share.tag == arguments.tag] or matches
+    if len(matches) > 1:
+        names = ", ".join(policy.name for policy, _ in matches)
+        sentence = f"{shown(arguments.directory)} is shared by several policies: {names}; run one of them by its name"
+        raise PolicyError.of_file(matches[0][0].file, sentence)
+    return matches[0]
+
+
+def _within(policy: Policy, directory: Path, path: tuple[str, ...]) -> Share:
+    share = policy.share
+    if not path:
+        return share
+    if share.source is None:
+        child = next(child for child in share.children if child.name == path[0])
+        if child.access is Access.READ_ONLY:
+            share = replace(share, access=Access.READ_ONLY)
+    return subtree(share, path, directory)
+
+
+def _unjudged(arguments: Arguments) -> Share:
+    if arguments.tag is None:
+        raise MissingArgumentError("no policy speaks of this directory: --tag is required")
+    return applied(Share(name=arguments.tag, source=arguments.directory, tag=arguments.tag), arguments)
+
+
+def _unjudged_socket(arguments: Arguments) -> Socket | None:
+    if arguments.fd is not None:
+        return None
+    if arguments.socket is None:
+        raise MissingArgumentError("no policy speaks of this directory: one of the arguments --socket --fd is required")
+    mode = Socket.mode if arguments.socket_mode is None else arguments.socket_mode
+    return Socket(arguments.socket, mode, arguments.socket_group)

@@ -1,0 +1,78 @@
+"""Where policies and their sockets are found. Loads nothing else, so that a name can be told from a directory before
+the zygote is forked.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from virtiofs_sandbox.policies.problems import PolicyError, closest, shown
+
+NAME = "virtiofs-sandbox"
+SUFFIX = ".toml"
+DEFAULTS = "defaults.toml"
+SYSTEM = Path("/etc") / NAME / "shares.d"
+SYSTEM_SOCKETS = Path("/run") / NAME
+
+
+def default_directory() -> Path:
+    """Where the policies of the calling user are."""
+    if os.geteuid() == 0:
+        return SYSTEM
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    # A relative one is to be ignored (XDG base directory specification).
+    above = Path(base) if base.startswith("/") else Path.home() / ".config"
+    return above / NAME / "shares.d"
+
+
+def socket_directory() -> Path | None:
+    """Where a socket is made that no policy names; None for a user without a runtime directory."""
+    if os.geteuid() == 0:
+        return SYSTEM_SOCKETS
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    return Path(base) / NAME if base.startswith("/") else None
+
+
+def defaults_file(directory: Path) -> Path:
+    """The site's file beside the directory of policies; it need not be there."""
+    return Path(os.path.abspath(directory)).parent / DEFAULTS
+
+
+def is_file_name(text: str) -> bool:
+    """Whether *text* stands for a policy file rather than for a policy's name."""
+    return "/" in text or text.endswith(SUFFIX)
+
+
+def named(name: str, directory: Path) -> Path:
+    """Where the policy called *name* would be."""
+    return directory / f"{name}{SUFFIX}"
+
+
+def find(name_or_file: str, directory: Path) -> Path:
+    """The file of a policy: NAME stands for NAME.toml in *directory*. Raises PolicyError when there is none."""
+    file = Path(name_or_file) if is_file_name(name_or_file) else named(name_or_file, directory)
+    if file.is_file():
+        return file
+    if is_file_name(name_or_file):
+        raise PolicyError.of_file(file, "there is no such policy file")
+    there = names(directory)
+    if there:
+        hint = closest(name_or_file, there) or f"; there are {', '.join(there)}"
+    else:
+        hint = f"; none is there yet: virtiofs-sandbox policy new {shown(name_or_file)} makes one"
+    raise PolicyError.of_file(file, f"there is no such policy{hint}")
+
+
+def names(directory: Path) -> list[str]:
+    """Names of the policies in *directory*, sorted; none when it cannot be read."""
+    return [file.stem for file in files(directory)]
+
+
+def files(directory: Path) -> list[Path]:
+    """The policy files in *directory*, sorted by name; hidden ones, as editors leave them, are none."""
+    try:
+        found = sorted(os.listdir(directory))
+    except OSError:
+        return []
+    return [directory / name for name in found if name.endswith(SUFFIX) and not name.startswith(".")]

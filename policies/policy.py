@@ -1,0 +1,55 @@
+"""A policy: one share, where it is offered, and which file said what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from virtiofs_sandbox.policies.problems import Origin
+from virtiofs_sandbox.policies.share import Share
+
+DEFAULT_MODE = 0o660
+
+
+@dataclass(frozen=True)
+class Socket:
+    """The vhost-user socket to make. *group* is a gid, None leaves the caller's."""
+
+    path: Path
+    mode: int = DEFAULT_MODE
+    group: int | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What one file says of one share, with everything it did not say filled in.
+
+    *intent* is the cache intent if one was named: share.cache and share.writeback follow from it. *origins* has every
+    key that a file set, dotted as in "cache.mode"; what is not in it is a built-in default.
+    """
+
+    share: Share
+    socket: Socket
+    file: Path
+    origins: Mapping[str, Origin]
+    intent: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.share.name
+
+    def origin(self, key: str) -> Origin:
+        return self.origins.get(key, Origin())
+
+    @property
+    def directories(self) -> tuple[tuple[str, Path, bool], ...]:
+        """What of the host is shared: key, path, and whether the guest may write."""
+        share = self.share
+        writable = share.access.value == "read-write"
+        if share.source is not None:
+            return (("share.source", share.source, writable),)
+        return tuple(
+            (f"share.tree.{child.name}", child.source, writable and child.access.value == "read-write")
+            for child in share.children
+        )

@@ -1,0 +1,240 @@
+"""From what the files say to a policy: defaults filled in, keys held against each other, names turned into numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from virtiofs_sandbox.policies import values
+from virtiofs_sandbox.policies.document import (
+    CacheTable,
+    ChildTable,
+    Document,
+    IdentityTable,
+    PathsTable,
+    RangeTable,
+    SandboxTable,
+    ShareTable,
+    SocketTable,
+    WorkerTable,
+)
+from virtiofs_sandbox.policies.layers import Merged
+from virtiofs_sandbox.policies.matching import Matcher
+from virtiofs_sandbox.policies.patterns import MAX_PATTERNS, PatternError
+from virtiofs_sandbox.policies.places import SUFFIX, socket_directory
+from virtiofs_sandbox.policies.policy import DEFAULT_MODE, Policy, Socket
+from virtiofs_sandbox.policies.problems import Origin, PolicyError, Problem
+from virtiofs_sandbox.policies.share import (
+    Access,
+    CacheMode,
+    Case,
+    Child,
+    Identity,
+    IdMap,
+    LogLevel,
+    PathRules,
+    Sandbox,
+    SeccompAction,
+    Share,
+    Tier,
+    Unmapped,
+)
+
+T = TypeVar("T")
+
+# What an intent means: the cache mode, and whether the guest may keep what it wrote.
+INTENTS = {
+    "exclusive": (CacheMode.ALWAYS, True),
+    "shared-read": (CacheMode.AUTO, False),
+    "shared-write": (CacheMode.NEVER, False),
+}
+
+
+def settle(file: Path, merged: Merged) -> Policy:
+    """The policy in *file*. Raises PolicyError with everything that does not go together."""
+    return _Settling(file, merged).policy()
+
+
+def _or(value: T | UnsetType, default: T) -> T:
+    return default if isinstance(value, UnsetType) else value
+
+
+@dataclass
+class _Settling:
+    file: Path
+    merged: Merged
+    problems: list[Problem] = field(default_factory=list)
+
+    def policy(self) -> Policy:
+        document = msgspec.convert(self.merged.table(), Document)
+        name = self.file.name.removesuffix(SUFFIX)
+        if not name.isprintable():
+            raise PolicyError.of_file(self.file, "its name has characters that cannot be printed; rename it")
+        share = _or(document.share, ShareTable())
+        source, children = self._directories(share)
+        tag = self._needed(share.tag, "share.tag", "the name the guest mounts by")
+        cache, writeback, timeout = self._cache(_or(document.cache, CacheTable()))
+        paths = self._paths(_or(document.paths, PathsTable()), children)
+        identity = self._identity(_or(document.identity, IdentityTable()))
+        sandbox = _or(document.sandbox, SandboxTable())
+        socket = self._socket(share, name)
+        if self.problems:
+            raise PolicyError(self.problems)
+        return Policy(
+            share=Share(
+                name=name,
+                source=source,
+                tag=tag,
+                access=Access(_or(share.access, Access.READ_WRITE.value)),
+                cache=cache,
+                timeout=timeout,
+                writeback=writeback,
+                xattr=_or(share.xattr, False),
+                queues=_or(_or(document.worker, WorkerTable()).queues, Share.queues),
+                log_level=LogLevel(_or(share.log_level, LogLevel.INFO.value)),
+                children=children,
+                paths=paths,
+                identity=identity,
+                sandbox=Sandbox(
+                    minimum=Tier(_or(sandbox.minimum, Sandbox.minimum.value)),
+                    seccomp=SeccompAction(_or(sandbox.seccomp, Sandbox.seccomp.value)),
+                ),
+            ),
+            socket=socket,
+            file=self.file,
+            origins=self.merged.origins,
+            intent=self.merged.values.get("cache.intent"),
+        )
+
+    def _directories(self, share: ShareTable) -> tuple[Path | None, tuple[Child, ...]]:
+        if not isinstance(share.source, UnsetType) and not isinstance(share.tree, UnsetType):
+            self._report("share.tree", "share.source is there too; one directory or a tree of several is accepted")
+            return None, ()
+        if not isinstance(share.source, UnsetType):
+            return resolved(share.source), ()
+        if isinstance(share.tree, UnsetType):
+            self._report("share.source", 'missing; accepted: an absolute path, as in source = "/srv/data"')
+            return None, ()
+        if not share.tree:
+            self._report("share.tree", "it is empty; name at least one directory")
+        return None, tuple(self._child(share, name, child) for name, child in share.tree.items())
+
+    def _child(self, share: ShareTable, name: str, child: str | ChildTable) -> Child:
+        limit = _or(share.access, Access.READ_WRITE.value)
+        if isinstance(child, str):
+            return Child(name, resolved(child), Access(limit))
+        source = self._needed(child.source, f"share.tree.{name}", "source, an absolute path")
+        access = _or(child.access, limit)
+        if access == Access.READ_WRITE.value and limit == Access.READ_ONLY.value:
+            self._report(
+                f"share.tree.{name}",
+                'access "read-write" is more than share.access allows, "read-only"; take one of them away',
+            )
+        return Child(name, resolved(source), Access(access))
+
+    def _cache(self, cache: CacheTable) -> tuple[CacheMode, bool, float | None]:
+        intent = cache.intent
+        if not isinstance(intent, UnsetType) and not isinstance(cache.mode, UnsetType):
+            self._report("cache.mode", "cache.intent is there too, and they say the same in two ways; keep one")
+        mode, writeback = (CacheMode(_or(cache.mode, CacheMode.AUTO.value)), False)
+        if not isinstance(intent, UnsetType):
+            mode, writeback = INTENTS[intent]
+        if cache.writeback is True and (intent in ("shared-read", "shared-write") or mode is CacheMode.NEVER):
+            because = f'mode "{mode.value}"' if isinstance(intent, UnsetType) else f'intent "{intent}"'
+            self._report(
+                "cache.writeback",
+                f"true does not go with {because}: others would miss what the guest keeps to itself; "
+                'accepted: false, or intent "exclusive"',
+            )
+        timeout = None if isinstance(cache.timeout, UnsetType) else values.duration(cache.timeout)
+        return mode, _or(cache.writeback, writeback), timeout
+
+    def _identity(self, identity: IdentityTable) -> Identity:
+        wanted = None if isinstance(identity.map, UnsetType) else IdMap(identity.map)
+        for key, value, needs in (
+            ("owner", identity.owner, IdMap.SQUASH),
+            ("range", identity.range, IdMap.RANGE),
+            ("idmapped", identity.idmapped, IdMap.RANGE),
+        ):
+            if value is not UNSET and value is not False and wanted is not needs:
+                self._report(f"identity.{key}", f'it needs map = "{needs.value}" beside it')
+        uid, gid = (None, None) if isinstance(identity.owner, UnsetType) else values.owner(identity.owner)
+        first, count = self._range(identity.range)
+        return Identity(
+            map=wanted,
+            uid=uid,
+            gid=gid,
+            first=first,
+            count=count,
+            idmapped=_or(identity.idmapped, False),
+            unmapped=Unmapped(_or(identity.unmapped, Unmapped.FORBID.value)),
+        )
+
+    def _range(self, wanted: str | RangeTable | UnsetType) -> tuple[int | None, int | None]:
+        if not isinstance(wanted, RangeTable):
+            return None, None
+        if isinstance(wanted.first, UnsetType) or isinstance(wanted.count, UnsetType):
+            self._report("identity.range", "accepted: both first and count, as in { first = 100000, count = 65536 }")
+            return None, None
+        if wanted.first + wanted.count - 1 > values.MAX_ID:
+            self._report(
+                "identity.range", f"it ends beyond the last id; first + count may be {values.MAX_ID + 1} at most"
+            )
+        return wanted.first, wanted.count
+
+    def _paths(self, paths: PathsTable, children: Iterable[Child]) -> PathRules:
+        rules = PathRules(
+            hide=_or(paths.hide, ()),
+            readonly=_or(paths.readonly, ()),
+            allow=_or(paths.allow, ()),
+            case=Case(_or(paths.case, Case.SENSITIVE.value)),
+            strict_links=_or(paths.strict_links, False),
+        )
+        # The worker freezes a read-only directory of a tree by one pattern more.
+        frozen = sum(child.access is Access.READ_ONLY for child in children)
+        count = len(rules.hide) + len(rules.readonly) + len(rules.allow) + frozen
+        if count > MAX_PATTERNS:
+            of_tree = f", {frozen} of them for read-only directories of the tree" if frozen else ""
+            self._report("paths", f"there are {count} patterns{of_tree}; at most {MAX_PATTERNS} are accepted")
+        try:
+            Matcher.of(rules)
+        except PatternError as error:
+            self._report("paths.case", f"a pattern is none in small letters: {error}")
+        return rules
+
+    def _socket(self, share: ShareTable, name: str) -> Socket:
+        # A path alone was made a table of one when the files were merged.
+        table = share.socket if isinstance(share.socket, SocketTable) else SocketTable()
+        mode = DEFAULT_MODE if isinstance(table.mode, UnsetType) else values.mode(table.mode)
+        group = None if isinstance(table.group, UnsetType) else values.group(table.group)
+        if not isinstance(table.path, UnsetType):
+            return Socket(values.absolute_path(table.path), mode, group)
+        directory = socket_directory()
+        if directory is None:
+            self._report("share.socket.path", "missing, and there is no $XDG_RUNTIME_DIR to put one in; name a path")
+            return Socket(Path("/"), mode, group)
+        return Socket(directory / f"{name}.sock", mode, group)
+
+    def _needed(self, value: str | UnsetType, key: str, what: str) -> str:
+        if isinstance(value, UnsetType):
+            self._report(key, f"missing; accepted: {what}")
+            return "-"
+        return value
+
+    def _report(self, key: str, sentence: str) -> None:
+        """Points at the key, or at what was said of it, or at the whole file."""
+        said = [origin for other, origin in self.merged.origins.items() if f"{other}.".startswith(f"{key}.")]
+        place = said[0] if said else Origin()
+        self.problems.append(Problem(place.file or self.file, place.line, key, sentence))
+
+
+def resolved(path: str) -> Path:
+    """The directory without symbolic links, as far as it is there: whether it is, is asked when it is shared."""
+    try:
+        return values.absolute_path(path).resolve()
+    except (OSError, RuntimeError):
+        return values.absolute_path(path)

@@ -1,0 +1,140 @@
+"""Single values of a policy: what each may be, and what it means. Refused with the reason and what is accepted."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from virtiofs_sandbox.policies.patterns import PatternError, split
+from virtiofs_sandbox.policies.share import ShareError, check_tag
+
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h)", re.ASCII)
+_MILLISECONDS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
+# What the cache modes metadata and always give by themselves.
+MAX_DURATION = 24 * 3600.0
+MAX_NAME_BYTES = 255
+# uid_t and gid_t have 32 bits, and the last number means "none" to chown(2).
+MAX_ID = 2**32 - 2
+
+
+class Refused(Exception):  # noqa: N818 - it says what happened to the value
+    """str() completes "KEY: …"."""
+
+
+def absolute_path(text: str) -> Path:
+    """A path from the root, with symbolic links as they are."""
+    if not text.startswith("/"):
+        raise Refused(f"{quoted(text)} is no absolute path; write it from the root, as in /srv/data")
+    if "\0" in text:
+        raise Refused("a path has no NUL character")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise Refused(f"{quoted(text)} is no valid Unicode") from None
+    return Path(os.path.normpath(text))
+
+
+def tag(text: str) -> str:
+    try:
+        return check_tag(text)
+    except ShareError as error:
+        raise Refused(str(error)) from error
+
+
+def mode(text: str) -> int:
+    """Permissions in octal, as chmod(1) takes them."""
+    if not re.fullmatch(r"0?[0-7]{3}", text, re.ASCII):
+        raise Refused(f'{quoted(text)} is no octal mode; "0600" to "0777" are accepted, as chmod takes them')
+    return int(text, 8)
+
+
+def group(value: str | int) -> int:
+    """The gid of a group, given by name or number."""
+    if isinstance(value, int) or value.isdecimal():
+        return _number("group", value)
+    try:
+        return grp.getgrnam(value).gr_gid
+    except KeyError:
+        raise Refused(f"there is no group {quoted(value)} on this machine") from None
+
+
+def owner(text: str) -> tuple[int, int]:
+    """uid and gid, from "USER:GROUP" by name or number."""
+    parts = text.split(":")
+    if len(parts) != 2 or not all(parts):
+        raise Refused(f'{quoted(text)} is no owner; "USER:GROUP" is accepted, by name or number, as in "1000:1000"')
+    user, of_group = parts
+    return _user(user), group(of_group)
+
+
+def _user(text: str) -> int:
+    if text.isdecimal():
+        return _number("user", text)
+    try:
+        return pwd.getpwnam(text).pw_uid
+    except KeyError:
+        raise Refused(f"there is no user {quoted(text)} on this machine") from None
+
+
+def _number(what: str, value: str | int) -> int:
+    number = int(value) if isinstance(value, int) or len(value) <= len(str(MAX_ID)) else MAX_ID + 1
+    if not 0 <= number <= MAX_ID:
+        raise Refused(f"{what} {value} is out of range; 0 to {MAX_ID} are accepted")
+    return number
+
+
+def duration(text: str) -> float:
+    """Seconds, from a number with its unit."""
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise Refused(f'{quoted(text)} is no duration; a number with ms, s, m or h is accepted, as in "500ms" or "1s"')
+    milliseconds = float(found[1]) * _MILLISECONDS[found[2]]
+    if milliseconds != int(milliseconds):
+        raise Refused(f"{quoted(text)} is finer than a millisecond")
+    if milliseconds / 1000 > MAX_DURATION:
+        raise Refused(f'{quoted(text)} is too long; at most "24h" is accepted')
+    return milliseconds / 1000
+
+
+def between(lowest: int, highest: int) -> Callable[[int], int]:
+    """The judge of a number."""
+
+    def judge(number: int) -> int:
+        if not lowest <= number <= highest:
+            raise Refused(f"{number} is out of range; {lowest} to {highest} are accepted")
+        return number
+
+    return judge
+
+
+def pattern(text: str) -> str:
+    try:
+        split(text)
+    except PatternError as error:
+        raise Refused(f"{quoted(text)} is no pattern: {error}") from error
+    return text
+
+
+def child_name(name: str) -> str:
+    """One component of a path."""
+    if not name or "/" in name or "\0" in name or name in (".", ".."):
+        raise Refused(f"{quoted(name)} is no name for a directory; one component without '/' is accepted")
+    if not name.isprintable():
+        raise Refused(f"{quoted(name)} has characters that cannot be printed")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise Refused(f"{quoted(name)} has {len(name.encode())} bytes; at most {MAX_NAME_BYTES} are accepted")
+    return name
+
+
+def quoted(value: object) -> str:
+    """A value of the file as it can stand in one line of text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        text = value if len(value) <= 60 else f"{value[:57]}..."
+        return f'"{text}"' if text.isprintable() and '"' not in text else repr(text)
+    return str(value)

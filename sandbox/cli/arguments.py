@@ -1,0 +1,59 @@
+"""Arguments that several commands take, and how their values are read."""
+
+from __future__ import annotations
+
+import argparse
+import grp
+import os
+from pathlib import Path
+
+from virtiofs_sandbox.policies.places import default_directory
+from virtiofs_sandbox.policies.share import ShareError, check_tag
+
+
+def add_policy_dir(parser: argparse.ArgumentParser) -> None:
+    """--policy-dir; `policy_directory` gives its value."""
+    parser.add_argument(
+        "--policy-dir",
+        metavar="DIR",
+        type=Path,
+        help="where policies are looked for (default: /etc/virtiofs-sandbox/shares.d, "
+        "for a user $XDG_CONFIG_HOME/virtiofs-sandbox/shares.d)",
+    )
+
+
+def policy_directory(options: argparse.Namespace) -> Path:
+    """Where policies are looked for."""
+    return default_directory() if options.policy_dir is None else Path(os.path.abspath(options.policy_dir))
+
+
+def tag(text: str) -> str:
+    try:
+        return check_tag(text)
+    except ShareError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def descriptor(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no descriptor number")
+    return int(text)
+
+
+def mode(text: str) -> int:
+    try:
+        number = int(text, 8)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 0o777:
+        raise argparse.ArgumentTypeError(f"{text!r} is no octal mode between 0000 and 0777")
+    return number
+
+
+def group(text: str) -> int:
+    if text.isascii() and text.isdigit():
+        return int(text)
+    try:
+        return grp.getgrnam(text).gr_gid
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"there is no group {text!r} on this machine") from None
