@@ -11,6 +11,7 @@ from pathlib import Path
 
 from virtiofs_sandbox.confine import LaunchPlan
 from virtiofs_sandbox.syscalls import mounts
+from virtiofs_sandbox.syscalls.capabilities import permitted_set
 
 from tests.escape.decoys import Decoys
 
@@ -24,6 +25,7 @@ IPC_CREAT = 0o1000
 # What is tried where no limit of memory or processes is planned: nothing that a machine would notice.
 MEMORY_BYTES = 4 << 30
 PROCESSES = 200
+SYS_ADMIN = 1 << 21
 PIECE_BYTES = 64 << 20
 
 
@@ -52,6 +54,7 @@ class Facts:
             "supervisor": str(os.getpid()),
             "nice": str(os.nice(0)),
             "id": str(os.geteuid()),
+            "capabilities": str(permitted_set() or SYS_ADMIN),
             "handle": file_handle(self._decoys.outside / "secret").hex(),
             "abstract": self._abstract,
             "pathname": self._pathname,

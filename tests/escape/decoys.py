@@ -19,7 +19,7 @@ class Decoys:
     """Directories below the one that stays writable under the guard.
 
     *share* is shared; *outside* must stay as it is, and holds the worker's *program*; *mountpoint* and *mounted* stand
-    for the machine's mounts; *null* is what lies at /dev/null meanwhile.
+    for the machine's mounts; *null*, which stays root's, is what lies at /dev/null meanwhile.
     """
 
     share: Path
@@ -32,7 +32,9 @@ class Decoys:
     @classmethod
     def at(cls, work: Path) -> Decoys:
         outside = work / "outside"
-        return cls(work / "share", outside, outside / "prober", work / "mountpoint", work / "mounted", work / "null")
+        return cls(
+            work / "share", outside, outside / "prober", work / "mountpoint", work / "mounted", work.parent / "null"
+        )
 
     @classmethod
     def make(cls, work: Path, prober: Path) -> Decoys:
@@ -90,7 +92,8 @@ class Decoys:
 def _facts(path: Path) -> tuple[object, ...]:
     content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else os.fspath(path)
     status = path.lstat()
-    times = (status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns)
+    # Reading where a link points moves its access time.
+    times = (status.st_mtime_ns, status.st_ctime_ns, 0 if path.is_symlink() else status.st_atime_ns)
     attributes = {name: os.getxattr(path, name) for name in os.listxattr(path)} if path.is_file() else {}
     owner = (status.st_mode, status.st_uid, status.st_gid)
     return content, owner, status.st_size, status.st_nlink, times, str(attributes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,9 +23,10 @@ def build_prober() -> Path:
 
 def run_guarded(name: str, work: Path, prober: Path, options: Mapping[str, str]) -> dict[str, Any]:
     """Runs one scenario of scenarios.py in a process of its own, *work* its directory, and returns its result."""
-    # Whoever the jail belongs to has to get there.
-    for directory in (work, *work.parents[:2]):
-        directory.chmod(0o755)
+    # Whoever the jail belongs to has to get there: temporary directories are private.
+    for directory in (work, *work.parents[:3]):
+        if stat.S_IMODE(directory.stat().st_mode) == 0o700:
+            directory.chmod(0o755)
     guard = [sys.executable, "tests/guard.py", "--work", str(work), "--"]
     words = [f"{key}={value}" for key, value in options.items()]
     command = [*guard, sys.executable, "-m", "tests.escape.scenarios", name, str(work), str(prober), *words]

@@ -42,7 +42,7 @@ def columns(layers: Iterable[Layer]) -> dict[str, frozenset[Layer]]:
 def plan_with(layers: frozenset[Layer], share: Share, host: HostProbe, worker: Path) -> LaunchPlan:
     """The plan of a jail that has exactly *layers*, as far as this host has them."""
     if Layer.NAMESPACES not in layers:
-        host = dataclasses.replace(host, userns_errno=errno.EPERM, mounts_errno=errno.EPERM, mounts_call="unshare")
+        host = dataclasses.replace(host, userns_errno=errno.EPERM)
     plan = prepare(share, host, worker=worker)
     replace = dataclasses.replace
     if Layer.CAPABILITIES not in layers:

@@ -46,6 +46,8 @@ class Stage:
         self.decoys = Decoys.at(work)
         if "groups" in options:
             os.setgroups([int(group) for group in options["groups"].split(",")])
+        # A usual host's soft limit forbids core files too, and would hide what the jail's own does.
+        resource.setrlimit(resource.RLIMIT_CORE, (resource.getrlimit(resource.RLIMIT_CORE)[1],) * 2)
         self.zygote = Zygote.start()
         access = Access(options.get("access", "read-write"))
         sandbox = Sandbox(minimum=Tier.BARE)

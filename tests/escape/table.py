@@ -93,10 +93,25 @@ LETTERS = {
 PUNCHED = (
     "zeroes shared pages, which is within a worker's rights: the supervisor reads them with pread and believes nothing"
 )
+SEEN = (
+    "without mounts of its own the worker's root is the container's: that a file exists, its attributes and where "
+    "a link points can be seen; neither Landlock nor seccomp stops that. No content, and nothing is changed"
+)
+NODES = (
+    "without a mount there is no nodev: a device node that lies in the share, and that the worker's user may open, is "
+    "opened, as far as the container's device list allows. Making nodes and ioctls on them are stopped"
+)
 LEFT: dict[str, dict[str, str]] = {
     "full": {"statistics_punch": PUNCHED, "arena_punch": PUNCHED},
     "userns": {"statistics_punch": PUNCHED, "arena_punch": PUNCHED},
-    "bare": {"statistics_punch": PUNCHED, "arena_punch": PUNCHED},
+    "bare": {
+        "statistics_punch": PUNCHED,
+        "arena_punch": PUNCHED,
+        **dict.fromkeys(("share_dotdot_as_path", "root_secret", "root_dotdot", "proc_supervisor"), SEEN),
+        **dict.fromkeys(("stat_outside", "stat_outside_held", "readlink_outside", "handle_of_outside"), SEEN),
+        "share_symlink_within": "it ends in the share; links that lead out of it are stopped, as their targets are",
+        **dict.fromkeys(("device_open", "device_open_in_mount_below", "device_reopen"), NODES),
+    },
 }
 # The same for what the two other roles get through besides.
 LEFT_TO_ROLES: dict[str, dict[str, str]] = {"keeper": {}, "control": {}}

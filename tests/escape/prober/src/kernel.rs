@@ -74,7 +74,8 @@ pub fn open(directory: i32, name: &str, flags: i32) -> Result<()> {
 pub fn open_kept(directory: i32, name: &str, flags: i32) -> Result<i32> {
     // struct open_how: flags, mode, resolve. The kernel takes no mode with an open that makes nothing.
     let how = [flags as u64, if flags & libc::O_CREAT != 0 { 0o600 } else { 0 }, 0];
-    let arguments = [word(directory), text(&path(name)), address(&how), size_of_val(&how)];
+    let name = path(name);
+    let arguments = [word(directory), text(&name), address(&how), size_of_val(&how)];
     Ok(call(libc::SYS_openat2, &arguments)? as i32)
 }
 

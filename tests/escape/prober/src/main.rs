@@ -58,9 +58,9 @@ fn probe() {
 
 /// What came of *attempt* in the role that got furthest.
 fn made(attempt: &Attempt, facts: &Facts, own: &[i32]) -> Outcome {
-    let mut outcome = Outcome::Denied(kernel::UNPREPARED);
+    let mut answers = Vec::new();
     for filter in facts.filters() {
-        outcome = kernel::in_child(|| {
+        let outcome = kernel::in_child(|| {
             if !filter.is_empty() {
                 kernel::load_filter(&filter).map_err(|_| kernel::UNPREPARED)?;
             }
@@ -69,10 +69,13 @@ fn made(attempt: &Attempt, facts: &Facts, own: &[i32]) -> Outcome {
         // The child shared the descriptor table, and may have been killed before it closed what it opened.
         open_descriptors().into_iter().filter(|fd| !own.contains(fd)).for_each(kernel::close);
         if matches!(outcome, Outcome::Allowed) {
-            break;
+            return outcome;
         }
+        answers.push(outcome);
     }
-    outcome
+    // One role may lack the means to prepare what another could.
+    let unprepared = Outcome::Denied(kernel::UNPREPARED);
+    answers.into_iter().find(|outcome| !matches!(outcome, Outcome::Denied(kernel::UNPREPARED))).unwrap_or(unprepared)
 }
 
 fn open_descriptors() -> Vec<i32> {

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use libc::{MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, O_PATH, PROT_READ, PROT_WRITE};
+use libc::{MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, O_PATH, PROT_READ, PROT_WRITE};
 
 use super::Attempt;
 use crate::facts::Facts;
@@ -69,7 +69,7 @@ pub const ALL: &[Attempt] = &[
 
 /// Maps as much as the test says, in pieces.
 fn allocate(facts: &Facts, kind: i32) -> Result<()> {
-    let flags = word(kind | MAP_ANONYMOUS | MAP_NORESERVE);
+    let flags = word(kind | MAP_ANONYMOUS);
     for _ in 0..facts.number("memory").min(MOST_BYTES) / PIECE_BYTES {
         call(libc::SYS_mmap, &[0, PIECE_BYTES, word(PROT_READ | PROT_WRITE), flags, word(-1), 0])?;
     }

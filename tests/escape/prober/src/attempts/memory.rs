@@ -15,11 +15,11 @@ pub const EXECUTABLE: &[Attempt] = &[
         map(PROT_READ | PROT_WRITE | PROT_EXEC, -1).map(drop)
     }),
     Attempt::new("map_then_make_executable", "make mapped memory executable (mprotect)", |_| {
-        let address = map(PROT_READ, -1).map_err(|_| UNPREPARED)?;
+        let address = map(PROT_READ | PROT_WRITE, -1).map_err(|_| UNPREPARED)?;
         done(libc::SYS_mprotect, &[address, PAGE, word(PROT_READ | PROT_EXEC)])
     }),
     Attempt::new("map_then_make_executable_by_key", "make it executable with a protection key (pkey_mprotect)", |_| {
-        let address = map(PROT_READ, -1).map_err(|_| UNPREPARED)?;
+        let address = map(PROT_READ | PROT_WRITE, -1).map_err(|_| UNPREPARED)?;
         done(libc::SYS_pkey_mprotect, &[address, PAGE, word(PROT_READ | PROT_EXEC), word(-1)])
     })
     .varies(),

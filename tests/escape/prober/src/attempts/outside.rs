@@ -66,10 +66,10 @@ pub const ALL: &[Attempt] = &[
         done(libc::SYS_statfs, &[text(&path(&facts.outside("secret"))), found.as_ptr() as usize])
     }),
     Attempt::new("xattr_read_outside", "read an extended attribute", |facts| {
-        extended(facts, "victim", SYS_GETXATTRAT, libc::SYS_lgetxattr, b"12345678")
+        extended(facts, "victim", SYS_GETXATTRAT, libc::SYS_lgetxattr, b"0123456789a")
     }),
     Attempt::new("xattr_write_outside", "set an extended attribute", |facts| {
-        extended(facts, "victim", SYS_SETXATTRAT, libc::SYS_lsetxattr, b"changed!")
+        extended(facts, "victim", SYS_SETXATTRAT, libc::SYS_lsetxattr, b"of a prober")
     }),
     Attempt::new("xattr_remove_outside", "remove an extended attribute", |facts| {
         let absolute = path(&facts.outside("victim"));
@@ -96,6 +96,12 @@ pub const ALL: &[Attempt] = &[
     .varies(),
     Attempt::new("chmod_outside_held", "change a mode through an O_PATH descriptor and procfs", |facts| {
         held_outside(facts, |name| at(libc::SYS_fchmodat, PROC, name, 0o600))
+    }),
+    Attempt::new("chmod_outside_opened", "change a mode of a file opened to read (fchmod)", |facts| {
+        opened_outside(facts, |fd| done(libc::SYS_fchmod, &[word(fd), 0o600]))
+    }),
+    Attempt::new("times_outside_opened", "change times of a file opened to read", |facts| {
+        opened_outside(facts, |fd| done(libc::SYS_utimensat, &[word(fd), 0, 0, 0]))
     }),
     Attempt::new("chown_outside", "change an owner (fchownat)", |facts| {
         facts.by_any_name("victim", |directory, name| chown(directory, &name.to_string_lossy(), own_id(facts)))
@@ -171,7 +177,8 @@ pub const ALL: &[Attempt] = &[
     }),
     Attempt::new("link_held", "hard-link an outside file held as O_PATH through procfs' self/fd", |facts| {
         held_outside(facts, |name| {
-            let arguments = [word(PROC), text(&path(name)), word(SHARE), text(c"held"), word(AT_SYMLINK_FOLLOW)];
+            let link = path(name);
+            let arguments = [word(PROC), text(&link), word(SHARE), text(c"held"), word(AT_SYMLINK_FOLLOW)];
             done(libc::SYS_linkat, &arguments)
         })
     }),
@@ -220,21 +227,32 @@ fn held_outside(facts: &Facts, attempt: impl Fn(&str) -> Result<()>) -> Result<(
     })
 }
 
+/// Makes *attempt* on `victim`, opened to read.
+fn opened_outside(facts: &Facts, attempt: impl Fn(i32) -> Result<()>) -> Result<()> {
+    facts.by_any_name("victim", |directory, name| {
+        let held = open_kept(directory, &name.to_string_lossy(), O_RDONLY)?;
+        let result = attempt(held);
+        close(held);
+        result
+    })
+}
+
 /// getxattrat(2) or setxattrat(2) by any name; on a kernel without them the older call, which knows absolute paths only.
-fn extended(facts: &Facts, name: &str, newer: c_long, older: c_long, value: &[u8; 8]) -> Result<()> {
+fn extended(facts: &Facts, name: &str, newer: c_long, older: c_long, value: &[u8; 11]) -> Result<()> {
+    let mut value = *value;
     let absolute = path(&facts.outside(name));
     if absolute.is_empty() {
         return Err(UNPREPARED);
     }
     // struct xattr_args: value, its size, flags.
-    let arguments = [value.as_ptr() as u64, value.len() as u64];
+    let arguments = [value.as_mut_ptr() as u64, value.len() as u64];
     let described = arguments.as_ptr() as usize;
     facts
         .by_any_name(name, |directory, name| {
             done(newer, &[word(directory), text(name), 0, text(ATTRIBUTE), described, size_of_val(&arguments)])
         })
         .or_else(|_| {
-            let value = value.as_ptr() as usize;
-            done(older, &[text(&absolute), text(ATTRIBUTE), value, size_of::<u64>(), 0])
+            let (value, value_bytes) = (value.as_ptr() as usize, value.len());
+            done(older, &[text(&absolute), text(ATTRIBUTE), value, value_bytes, 0])
         })
 }

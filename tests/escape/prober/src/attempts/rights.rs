@@ -9,8 +9,10 @@ const CAP_AMBIENT_RAISE: usize = 2;
 const SYS_ADMIN: usize = 21;
 
 pub const ALL: &[Attempt] = &[
-    Attempt::new("capset", "take every capability", |_| {
-        let (header, data) = ([0x2008_0522u32, 0], [u32::MAX; 6]);
+    Attempt::new("capset", "take the capabilities of whoever started the supervisor", |facts| {
+        let all = facts.number("capabilities");
+        let (low, high) = (all as u32, (all >> 32) as u32);
+        let (header, data) = ([0x2008_0522u32, 0], [low, low, 0, high, high, 0]);
         done(libc::SYS_capset, &[address(&header), address(&data)])
     })
     .varies(),
