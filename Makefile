@@ -18,6 +18,7 @@ help:
 	@echo "make bench       figures: connect to INIT, memory, speed beside stock virtiofsd"
 	@echo "make fresh       the demo in an empty Debian 12, from the last commit"
 	@echo "make fuzz        each parser of the worker under libFuzzer for a minute"
+	@echo "make fuzz-policy the loader of policy files under libFuzzer for a minute"
 	@echo "make escape-table  what a compromised worker tries, run, into docs/escape-table.md"
 	@echo "make clean       removes build/, target/ and .venv/"
 
@@ -107,3 +108,11 @@ fuzz:
 	for target in $(TARGET); do mkdir -p build/fuzz/corpus/$$target && \
 	    tests/guard.py --work build/fuzz -- build/fuzz/target/x86_64-unknown-linux-gnu/release/$$target \
 	    -max_total_time=$(SECONDS) -artifact_prefix=build/fuzz/ build/fuzz/corpus/$$target || exit 1; done
+
+# The same for policy files, in Python: atheris is libFuzzer with the interpreter's own coverage.
+.PHONY: fuzz-policy
+fuzz-policy: build
+	$(BIN)/pip install --quiet atheris
+	mkdir -p build/fuzz/corpus/policy && cp policies/examples/*.toml build/fuzz/corpus/policy
+	tests/guard.py --work build/fuzz -- $(BIN)/python -m tests.fuzz.policy build/fuzz/policy \
+	    -max_total_time=$(SECONDS) -artifact_prefix=build/fuzz/ build/fuzz/corpus/policy

@@ -34,7 +34,7 @@ class Entry:
 def entries(policy: Policy) -> tuple[Entry, ...]:
     """Every key of the policy in the order of the reference."""
     said = [*_share(policy), *_cache(policy), *_identity(policy.share), *_rest(policy.share)]
-    return tuple(Entry(key, value, _origin(policy, key), meaning) for key, value, meaning in said)
+    return tuple(Entry(key, value, policy.origin(".".join(key)), meaning) for key, value, meaning in said)
 
 
 def as_toml(policy: Policy, *, origins: bool) -> str:
@@ -117,14 +117,6 @@ def _rest(share: Share) -> Iterable[_Said]:
     yield ("sandbox", "minimum"), share.sandbox.minimum.value, ""
     yield ("sandbox", "seccomp"), share.sandbox.seccomp.value, ""
     yield ("worker", "queues"), share.queues, ""
-
-
-def _origin(policy: Policy, key: tuple[str, ...]) -> Origin:
-    """What follows from an intent comes from where the intent was named."""
-    origin = policy.origin(".".join(key))
-    if origin.file is None and policy.intent is not None and key in (("cache", "mode"), ("cache", "writeback")):
-        return policy.origin("cache.intent")
-    return origin
 
 
 def _line(entry: Entry, *, origins: bool) -> list[str]:

@@ -103,7 +103,7 @@ class ShareTable(_Table, frozen=True):
             "Where a monitor connects: a path, or a table of path, mode and group.",
             "an absolute path, or a table of path, mode and group",
             "each as below",
-            parse=lambda value: values.absolute_path(value) if isinstance(value, str) else value,
+            parse=values.absolute_path,
         ),
     ] = UNSET
     xattr: Annotated[

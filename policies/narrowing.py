@@ -42,10 +42,13 @@ class Effect(enum.Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """*accepted* says what would not widen; it is read only where *effect* is WIDENS."""
+    """*accepted* says what would not widen, *key* which key it is about where that is a closer one than the row's; both
+    are read only where *effect* is WIDENS.
+    """
 
     effect: Effect
     accepted: str = ""
+    key: str | None = None
 
 
 NARROWS = Verdict(Effect.NARROWS)
@@ -84,7 +87,7 @@ def narrow(policy: Policy, arguments: Arguments) -> tuple[Share, Socket]:
     for row in ROWS:
         verdict = row.judge(arguments, policy)
         if verdict is not None and verdict.effect is Effect.WIDENS:
-            complaints.append(widening(row.argument, policy, row.key, verdict.accepted))
+            complaints.append(widening(row.argument, policy, verdict.key or row.key, verdict.accepted))
     if complaints:
         raise WideningError("\n".join(complaints))
     return applied(policy.share, arguments), _socket(policy.socket, arguments)
@@ -120,10 +123,6 @@ def _socket(socket: Socket, arguments: Arguments) -> Socket:
     )
 
 
-def _names_socket(policy: Policy) -> bool:
-    return any(key.startswith("share.socket.") for key in policy.origins)
-
-
 def _given(value: object, verdict: Verdict) -> Verdict | None:
     return None if value is None or value is False else verdict
 
@@ -144,11 +143,10 @@ def _place(socket: Path) -> Path:
 def _descriptor(arguments: Arguments, policy: Policy) -> Verdict | None:
     if arguments.fd is None:
         return None
-    if not _names_socket(policy):
+    said = next((key for key in policy.origins if key.startswith("share.socket.")), None)
+    if said is None:
         return NEUTRAL
-    return Verdict(
-        Effect.WIDENS, "who may connect is settled there; leave --fd out, or take [share] socket out of the file"
-    )
+    return Verdict(Effect.WIDENS, "who may connect is settled there; leave --fd out, or that key", said)
 
 
 def _socket_mode(arguments: Arguments, policy: Policy) -> Verdict | None:

@@ -50,7 +50,7 @@ def offer(arguments: Arguments, file: Path | None, directory: Path) -> Offer:
     try:
         within = replace(policy, share=_within(policy, arguments.directory, path))
     except HiddenError as error:
-        raise WideningError(widening("DIR", policy, "paths", f"{shown(arguments.directory)} {error}")) from error
+        raise WideningError(widening("DIR", policy, error.key, f"{shown(arguments.directory)} {error}")) from error
     return _narrowed(within, arguments)
 
 

@@ -20,24 +20,29 @@ def read_policy(file: Path) -> str:
     """
     try:
         real = file.resolve(strict=True)
+        lexical = Path(os.path.abspath(file))
+        above = dict.fromkeys([*reversed(lexical.parents), *reversed(real.parents)])
+        states = {directory: directory.stat() for directory in above}
     except OSError as error:
         raise PolicyError.of_file(file, f"it cannot be read: {error.strerror}") from error
     except RuntimeError as error:
         raise PolicyError.of_file(file, "symbolic links lead in a circle") from error
-    lexical = Path(os.path.abspath(file))
-    for directory in dict.fromkeys([*reversed(lexical.parents), *reversed(real.parents)]):
-        _check_directory(file, directory)
+    for directory, state in states.items():
+        _check(file, f"directory {shown(directory)} above it", state)
     try:
         # Resolved above, so nothing is left to follow; without waiting for a FIFO's writer.
         descriptor = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise PolicyError.of_file(file, f"it cannot be read: {error.strerror}") from error
-    with open(descriptor, "rb") as opened:
+    try:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):
             raise PolicyError.of_file(file, "it is no regular file")
         _check(file, "it", state)
-        content = opened.read(MAX_BYTES + 1)
+        with open(descriptor, "rb", closefd=False) as opened:
+            content = opened.read(MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > MAX_BYTES:
         raise PolicyError.of_file(file, f"it is too long: at most {MAX_BYTES} bytes are read")
     try:
@@ -45,14 +50,6 @@ def read_policy(file: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise PolicyError.of_file(file, f"line {line} is no UTF-8; policy files are") from error
-
-
-def _check_directory(file: Path, directory: Path) -> None:
-    try:
-        state = directory.stat()
-    except OSError as error:
-        raise PolicyError.of_file(file, f"directory {shown(directory)} above it: {error.strerror}") from error
-    _check(file, f"directory {shown(directory)} above it", state)
 
 
 def _check(file: Path, what: str, state: os.stat_result) -> None:

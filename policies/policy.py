@@ -40,6 +40,9 @@ class Policy:
         return self.share.name
 
     def origin(self, key: str) -> Origin:
+        """Where *key* was said; what follows from an intent, where the intent was named."""
+        if key in ("cache.mode", "cache.writeback") and key not in self.origins and self.intent is not None:
+            key = "cache.intent"
         return self.origins.get(key, Origin())
 
     @property

@@ -12,7 +12,11 @@ from virtiofs_sandbox.policies.share import Access, Share
 
 
 class HiddenError(Exception):
-    """The directory cannot be shared by itself; str() completes "DIR …"."""
+    """The directory cannot be shared by itself; str() completes "DIR …", *key* is what says so."""
+
+    def __init__(self, key: str, sentence: str) -> None:
+        self.key = key
+        super().__init__(sentence)
 
 
 def subtree(share: Share, path: tuple[str, ...], source: Path) -> Share:
@@ -21,15 +25,17 @@ def subtree(share: Share, path: tuple[str, ...], source: Path) -> Share:
     The guest sees and changes there exactly what it could see and change through the whole share.
     """
     matcher = Matcher.of(share.paths)
-    if matcher.judge(path).hidden:
-        raise HiddenError("is hidden by the policy's [paths]")
     hide, readonly, allow = (_below(patterns, path) for patterns in (matcher.hide, matcher.readonly, matcher.allow))
+    if hide is None:
+        raise HiddenError("paths.hide", "is hidden from the guest")
+    if matcher.judge(path).hidden:
+        raise HiddenError("paths.allow", "is not among what the guest may see")
     access = share.access
     if readonly is None:
         access, readonly = Access.READ_ONLY, ()
-    paths = replace(share.paths, hide=hide or (), readonly=readonly, allow=allow or ())
+    paths = replace(share.paths, hide=hide, readonly=readonly, allow=allow or ())
     if len(paths.hide) + len(paths.readonly) + len(paths.allow) > MAX_PATTERNS:
-        raise HiddenError(f"would need more than {MAX_PATTERNS} patterns; share the whole directory of the policy")
+        raise HiddenError("paths", f"would need more than {MAX_PATTERNS} patterns; share the whole of it")
     return replace(share, source=source, children=(), access=access, paths=paths)
 
 

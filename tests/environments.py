@@ -134,6 +134,14 @@ def unavailable(name: str) -> str | None:
     return f"uid {uid} cannot run {sys.executable}: {tried.stderr[-200:]}" if tried.returncode else None
 
 
+def _hand_over(work: Path, uid: int) -> None:
+    """Gives *work* to *uid*, without what others mounted in it."""
+    for folder, folders, files in os.walk(work):
+        folders[:] = [name for name in folders if not os.path.ismount(os.path.join(folder, name))]
+        for name in (".", *files):
+            os.chown(os.path.join(folder, name), uid, uid, follow_symlinks=False)
+
+
 def _give_up(uid: int) -> None:
     """Becomes *uid*; its capabilities end with the next exec, for which they are kept: our interpreter may lie in
     a directory of root's, from where nobody else could start it.
@@ -166,8 +174,7 @@ def main() -> NoReturn:
     options = parser.parse_args()
     environment = ENVIRONMENTS[options.name]
     work = options.work.resolve(strict=True)
-    for path in (work, *work.rglob("*")):
-        os.chown(path, environment.uid, environment.uid, follow_symlinks=False)
+    _hand_over(work, environment.uid)
     os.environ["HOME"] = os.environ["TMPDIR"] = os.fspath(work)
     environment.become(work)
     os.execvp(options.command[0], options.command)

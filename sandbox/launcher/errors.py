@@ -42,8 +42,6 @@ _BY_CALL = {
     "no_new_privs)",
     "newgidmap": "the range must be the user's in /etc/subgid, and newgidmap set-ID root and free to be (nosuid, "
     "no_new_privs)",
-    "setresgid": "the group is not mapped, or CAP_SETGID is missing",
-    "setresuid": "the user is not mapped, or CAP_SETUID is missing",
     "mount_setattr(MOUNT_ATTR_IDMAP)": "the share's file system does not support id-mapped mounts, or is one already; "
     "leave out identity.idmapped",
     "compare(namespace)": "the process is not in the namespaces it was started in; launch a new jail",
@@ -61,6 +59,7 @@ _BY_CALL = {
 _BY_STAGE = {
     Stage.USER_NAMESPACE: "user namespaces are switched off or exhausted here (user.max_user_namespaces), or forbidden "
     "by a chroot or a container's policy",
+    Stage.IDENTITY: "the ids are not mapped, or CAP_SETUID and CAP_SETGID are missing",
     Stage.NAMESPACES: "namespaces are exhausted here (user.max_*_namespaces) or forbidden by a container's policy",
     Stage.LANDLOCK: "the kernel's Landlock differs from what was probed; restart the supervisor",
 }
@@ -139,9 +138,9 @@ def _change_hint(change: MountChange, call: str, number: int) -> str:
         return _path_hint("the directory", change.source, number)
     if call == "mkdir" and number == errno.EEXIST:
         return "a child of that name is there already"
-    if call == "umount2":
+    if call == "umount2" and number == errno.EINVAL:
         return "nothing is mounted there, or it came with the share"
-    if call == "openat2" and number in (errno.ENOENT, errno.ENOTDIR):
+    if call in ("openat2", "umount2") and number in (errno.ENOENT, errno.ENOTDIR):
         return "there is nothing at that path"
     if call == "openat2" and number == errno.ELOOP:
         return "a symbolic link is on the way"

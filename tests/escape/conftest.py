@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.escape.guarded import REPOSITORY, build_prober, run_guarded
+from tests import environments
+from tests.escape.guarded import REPOSITORY, build_prober, reachable, run_below_guard, run_guarded
 
 __all__ = ["REPOSITORY", "Scenario"]
 Scenario = Callable[..., dict[str, Any]]
@@ -29,11 +31,41 @@ def prober() -> Path:
     return build_prober()
 
 
+@pytest.fixture(scope="session")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real worker, where every user can reach it."""
+    built = REPOSITORY / ".venv/bin/virtiofs-worker"
+    if not built.exists():
+        pytest.skip("installed without a worker")
+    copy = reachable(tmp_path_factory.mktemp("worker")) / built.name
+    copy.write_bytes(built.read_bytes())
+    copy.chmod(0o755)
+    return copy
+
+
 @pytest.fixture
-def scenario(prober: Path, tmp_path_factory: pytest.TempPathFactory) -> Scenario:
+def launch(worker: Path, tmp_path_factory: pytest.TempPathFactory) -> Scenario:
+    """Runs one scenario of launching.py, as the caller that an environment is, and returns its result."""
+
+    def run(name: str, environment: str = "root", **options: str) -> dict[str, Any]:
+        if reason := environments.unavailable(environment):
+            pytest.skip(reason)
+        work = reachable(tmp_path_factory.mktemp("jail"))
+        command = [
+            *environments.ENVIRONMENTS[environment].command(work),
+            *(sys.executable, "-m", "tests.escape.launching", name, str(work), str(worker)),
+            *(f"{key}={value}" for key, value in options.items()),
+        ]
+        return run_below_guard(work, command)
+
+    return run
+
+
+@pytest.fixture
+def scenario(prober: Path) -> Scenario:
     """Runs one scenario of scenarios.py in a process of its own and returns its result."""
 
     def run(name: str, **options: str) -> dict[str, Any]:
-        return run_guarded(name, tmp_path_factory.mktemp("jail"), prober, options)
+        return run_guarded(name, prober, options)
 
     return run

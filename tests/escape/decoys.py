@@ -50,6 +50,10 @@ class Decoys:
         (share / "below").mkdir(parents=True)
         for name in ("file", "moved-out", "exchanged", "below/file"):
             (share / name).write_text("of the share")
+        for folder in ("above/frozen", "masked"):
+            (share / folder).mkdir(parents=True)
+        for name in ("above/frozen/file", "above/frozen/moved", "above/frozen/removed", "masked/secret"):
+            (share / name).write_text("of the share, and ruled")
         (share / "link-out").symlink_to(self.outside / "secret")
         (share / "link-up").symlink_to("../outside/secret")
         (share / "link-outside").symlink_to("../outside")
@@ -87,6 +91,12 @@ class Decoys:
     def record(self) -> dict[str, tuple[object, ...]]:
         """All there is to know of what lies outside, and of /dev/null."""
         return {str(path): _facts(path) for path in (*sorted(self.outside.rglob("*")), self.outside, self.null)}
+
+    def record_ruled(self) -> dict[str, tuple[object, ...]]:
+        """The same of what is frozen or hidden in the share."""
+        frozen, masked = self.share / "above/frozen", self.share / "masked"
+        found = (frozen, *sorted(frozen.rglob("*")), masked, *sorted(masked.rglob("*")))
+        return {str(path): _facts(path) for path in found}
 
 
 def _facts(path: Path) -> tuple[object, ...]:

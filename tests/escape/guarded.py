@@ -6,7 +6,8 @@ import json
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,30 @@ def build_prober() -> Path:
     return BINARY
 
 
-def run_guarded(name: str, work: Path, prober: Path, options: Mapping[str, str]) -> dict[str, Any]:
-    """Runs one scenario of scenarios.py in a process of its own, *work* its directory, and returns its result."""
-    # Whoever the jail belongs to has to get there: temporary directories are private.
-    for directory in (work, *work.parents[:3]):
-        if stat.S_IMODE(directory.stat().st_mode) == 0o700:
-            directory.chmod(0o755)
-    guard = [sys.executable, "tests/guard.py", "--work", str(work), "--"]
+def reachable(directory: Path) -> Path:
+    """Lets every user into *directory*, and through the private temporary directories above it."""
+    for path in (directory, *directory.parents[:3]):
+        if stat.S_IMODE(path.stat().st_mode) == 0o700:
+            path.chmod(0o755)
+    return directory
+
+
+def run_guarded(name: str, prober: Path, options: Mapping[str, str]) -> dict[str, Any]:
+    """Runs one scenario of scenarios.py in a process and a directory of its own, and returns its result."""
     words = [f"{key}={value}" for key, value in options.items()]
-    command = [*guard, sys.executable, "-m", "tests.escape.scenarios", name, str(work), str(prober), *words]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=SECONDS, check=False)
+    # Not one of pytest's, which each of its runs makes private again for all others.
+    with tempfile.TemporaryDirectory(prefix="jail-") as directory:
+        work = reachable(Path(directory))
+        command = [sys.executable, "-m", "tests.escape.scenarios", name, str(work), str(prober), *words]
+        return run_below_guard(work, command)
+
+
+def run_below_guard(work: Path, command: Sequence[str]) -> dict[str, Any]:
+    """Runs *command*, which may change *work* only, and returns the JSON object it prints."""
+    guard = [sys.executable, "tests/guard.py", "--work", str(work), "--"]
+    done = subprocess.run(
+        [*guard, *command], cwd=REPOSITORY, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
     assert done.returncode == 0, done.stderr or f"it ended with status {done.returncode}"
     result: dict[str, Any] = json.loads(done.stdout)
     return result

@@ -7,14 +7,16 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from virtiofs_sandbox.confine import LaunchPlan
+from virtiofs_sandbox.confine import LaunchPlan, Tier
 from virtiofs_sandbox.ipc.memfds import fixed_memory, sealed_document
 from virtiofs_sandbox.launcher import HandOver, Jail, Launcher
+from virtiofs_sandbox.launcher.launch import bury_group, end_group
 
 STATISTICS_BYTES = 4096
 ARENA_BYTES = 1 << 24
@@ -66,8 +68,13 @@ def lines(facts: dict[str, str]) -> bytes:
 def end(jail: Jail) -> os.waitid_result:
     """Kills and reaps; returns how it ended."""
     signal.pidfd_send_signal(jail.pidfd, signal.SIGKILL)
+    os.waitid(os.P_PIDFD, jail.pidfd, os.WEXITED | os.WNOWAIT)
+    if jail.tier is Tier.BARE:
+        end_group(jail.pid)
     result = os.waitid(os.P_PIDFD, jail.pidfd, os.WEXITED)
     os.close(jail.pidfd)
+    while jail.tier is Tier.BARE and not bury_group(jail.pid):
+        time.sleep(0.001)
     assert result is not None
     return result
 

@@ -31,10 +31,13 @@ class Layer(enum.Enum):
 ALL = frozenset(Layer)
 
 
-def columns(layers: Iterable[Layer]) -> dict[str, frozenset[Layer]]:
-    """The sets of *layers* that the table compares, by name: none, each alone, all but each, all."""
+def columns(layers: Iterable[Layer], inside: frozenset[Layer] = frozenset()) -> dict[str, frozenset[Layer]]:
+    """The sets of *layers* that the table compares, by name: none, each alone, all but each, all.
+
+    Those *inside* mean nothing without namespaces, and are alone in them.
+    """
     every = tuple(layers)
-    alone = {layer.value: frozenset({layer}) for layer in every}
+    alone = {layer.value: frozenset({layer, Layer.NAMESPACES} if layer in inside else {layer}) for layer in every}
     but = {f"all but {layer.value}": frozenset(every) - {layer} for layer in every}
     return {"none": frozenset(), **alone, **but, "all": frozenset(every)}
 

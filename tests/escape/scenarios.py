@@ -23,7 +23,7 @@ from typing import Any
 import prctl
 from virtiofs_sandbox.confine import LaunchPlan, probe_host, seccomp
 from virtiofs_sandbox.launcher import Launcher, LaunchError, Zygote
-from virtiofs_sandbox.policies.share import Access, Sandbox, Share, Tier
+from virtiofs_sandbox.policies.share import Access, PathRules, Sandbox, Share, Tier
 
 from tests.environments import ENVIRONMENTS
 from tests.escape import attackers, layers, serving
@@ -52,7 +52,10 @@ class Stage:
         access = Access(options.get("access", "read-write"))
         sandbox = Sandbox(minimum=Tier.BARE)
         xattr = options.get("xattr", "yes") == "yes"
-        self.share = Share("probe", self.decoys.share, "tag", access=access, xattr=xattr, sandbox=sandbox)
+        paths = (
+            PathRules(readonly=("above/frozen",), hide=("masked",)) if options.get("rules") == "yes" else PathRules()
+        )
+        self.share = Share("probe", self.decoys.share, "tag", access=access, xattr=xattr, sandbox=sandbox, paths=paths)
         self.host = probe_host()
         self.plan = self.plan_with(layers.ALL)
 
@@ -67,7 +70,7 @@ def probe(work: Path, options: Options) -> Result:
     plan = stage.plan_with(frozenset(Layer(name) for name in names.split("+") if name))
     facts = attackers.Facts(work, stage.decoys, stage.plan)
     told = facts.told() | {"filters": attackers.second_filters(plan, options.get("roles", "queue+control").split("+"))}
-    before = stage.decoys.record()
+    before, ruled = stage.decoys.record(), stage.decoys.record_ruled()
 
     async def run() -> tuple[list[dict[str, Any]], int]:
         async with running(Launcher(stage.zygote), plan, lines(told)) as jail:
@@ -81,6 +84,7 @@ def probe(work: Path, options: Options) -> Result:
         "done": any("done" in entry for entry in said),
         "statistics_bytes": statistics_bytes,
         "untouched": before == stage.decoys.record(),
+        "held": ruled == stage.decoys.record_ruled(),
     }
 
 

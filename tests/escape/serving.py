@@ -23,7 +23,7 @@ UPDATE_MODE, UPDATE_OWNER, UPDATE_SIZE, UPDATE_TIMES = 1 << 0, 1 << 1 | 1 << 2, 
 READ_SECONDS = 10.0
 
 
-def document(plan: LaunchPlan) -> bytes:
+def document(plan: LaunchPlan, rules: Rules = Rules(), *, tree: bool = False) -> bytes:  # noqa: B008 (immutable)
     programs = plan.filters
     config = WorkerConfig(
         version=2,
@@ -38,8 +38,8 @@ def document(plan: LaunchPlan) -> bytes:
         ids=plan.ids,
         unmapped="forbid",
         attributes=plan.attributes,
-        tree=False,
-        rules=Rules(),
+        tree=tree,
+        rules=rules,
         filters=Filters.of_programs(programs.keeper, programs.control, programs.queue) if programs else None,
         queues=2,
         log_level="debug",
@@ -47,15 +47,20 @@ def document(plan: LaunchPlan) -> bytes:
     return encode_config(config)
 
 
-def every_request(control: socket.socket) -> dict[str, Any]:
-    """Waits for READY, hands over a connection, and uses it. Returns the opcodes that were refused, with the errno."""
+def connect(control: socket.socket) -> FrontEnd:
+    """Waits for READY and hands over a connection; its other end, as a monitor that has not spoken yet."""
     control.settimeout(READ_SECONDS)
     ready = messages.decode(control.recv(messages.SIZE), 0, Direction.TO_SUPERVISOR)
     assert ready.kind is Kind.READY
     ours, theirs = socket.socketpair()
     with theirs:
         socket.send_fds(control, [messages.encode(Message(Kind.START, GENERATION))], [theirs.fileno()])
-    with FrontEnd(Channel(ours)) as guest:
+    return FrontEnd(Channel(ours))
+
+
+def every_request(control: socket.socket) -> dict[str, Any]:
+    """Serves one client that makes every kind of request. Returns the opcodes that were refused, with the errno."""
+    with connect(control) as guest:
         guest.start(queues=3)
         guest.init()
         refused = _requests(guest)

@@ -8,7 +8,6 @@ runs them all and writes docs/escape-table.md. Needs root.
 from __future__ import annotations
 
 import errno
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +35,15 @@ class Surroundings:
     environment: str
     text: str
     layers: tuple[Layer, ...]
+    inside: frozenset[Layer] = frozenset()
 
     @property
     def columns(self) -> dict[str, frozenset[Layer]]:
-        return layers.columns(self.layers)
+        return layers.columns(self.layers, self.inside)
+
+    def without(self, layer: Layer) -> str:
+        """The column to compare with what *layer* stops alone."""
+        return Layer.NAMESPACES.value if layer in self.inside else "none"
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Table:
     attempts: tuple[Attempt, ...]
     works: Mapping[str, frozenset[str]]
     untouched: Mapping[str, bool]
+    held: Mapping[str, bool]
 
     def through(self, column: str, *, varying: bool = True) -> set[str]:
         """Names of the attempts that got through in *column*."""
@@ -73,7 +78,14 @@ class Table:
 
 SURROUNDINGS = (
     Surroundings("full", "root", "root's jail, every layer", tuple(Layer)),
-    Surroundings("userns", "user", "an ordinary user's jail: one id, which is the caller's own", tuple(Layer)),
+    Surroundings(
+        "userns",
+        "user",
+        "an ordinary user's jail: one id, which is the caller's own",
+        tuple(Layer),
+        # An ordinary user has capabilities nowhere else.
+        frozenset({Layer.CAPABILITIES}),
+    ),
     Surroundings(
         "bare",
         "container",
@@ -101,6 +113,27 @@ NODES = (
     "without a mount there is no nodev: a device node that lies in the share, and that the worker's user may open, is "
     "opened, as far as the container's device list allows. Making nodes and ioctls on them are stopped"
 )
+RULED = (
+    "without mounts a path rule is held by the worker alone, which here is the attacker; `explain` says which "
+    "rules a mount holds too"
+)
+FROZEN_AND_HIDDEN = (
+    "frozen_write",
+    "frozen_write_held",
+    "frozen_write_after_rename",
+    "frozen_chmod",
+    "frozen_times",
+    "frozen_create",
+    "frozen_link_in",
+    "frozen_link_out",
+    "frozen_rename_out",
+    "frozen_unlink",
+    "masked_read",
+    "masked_stat",
+    "masked_list",
+    "masked_create",
+    "masked_read_after_rename",
+)
 LEFT: dict[str, dict[str, str]] = {
     "full": {"statistics_punch": PUNCHED, "arena_punch": PUNCHED},
     "userns": {"statistics_punch": PUNCHED, "arena_punch": PUNCHED},
@@ -110,21 +143,18 @@ LEFT: dict[str, dict[str, str]] = {
         **dict.fromkeys(("share_dotdot_as_path", "root_secret", "root_dotdot", "proc_supervisor"), SEEN),
         **dict.fromkeys(("stat_outside", "stat_outside_held", "readlink_outside", "handle_of_outside"), SEEN),
         "share_symlink_within": "it ends in the share; links that lead out of it are stopped, as their targets are",
+        **dict.fromkeys(FROZEN_AND_HIDDEN, RULED),
         **dict.fromkeys(("device_open", "device_open_in_mount_below", "device_reopen"), NODES),
     },
 }
-# The same for what the two other roles get through besides.
-LEFT_TO_ROLES: dict[str, dict[str, str]] = {"keeper": {}, "control": {}}
 
 
-def measure(surroundings: Surroundings, work: Path, prober: Path) -> Table:
-    """Runs every column; *work* is an empty directory."""
+def measure(surroundings: Surroundings, prober: Path) -> Table:
+    """Runs every column."""
     results = {}
-    for number, (name, on) in enumerate(surroundings.columns.items()):
-        directory = work / f"{surroundings.tier}-{number}"
-        directory.mkdir()
+    for name, on in surroundings.columns.items():
         options = {"environment": surroundings.environment, "layers": "+".join(layer.value for layer in on)}
-        results[name] = run_guarded("probe", directory, prober, options | {"xattr": "no"})
+        results[name] = run_guarded("probe", prober, options | {"xattr": "no", "rules": "yes"})
     return tabulate(surroundings, results)
 
 
@@ -155,7 +185,9 @@ def tabulate(surroundings: Surroundings, results: Mapping[str, Result]) -> Table
         )
         for column, result in results.items()
     }
-    return Table(surroundings, attempts, works, {column: result["untouched"] for column, result in results.items()})
+    untouched = {column: result["untouched"] for column, result in results.items()}
+    held = {column: result["held"] for column, result in results.items()}
+    return Table(surroundings, attempts, works, untouched, held)
 
 
 def _cell(answer: Mapping[str, Any], on: frozenset[Layer]) -> str:
@@ -175,28 +207,30 @@ def page(tables: tuple[Table, ...]) -> str:
 def _section(table: Table) -> str:
     where = table.surroundings
     groups = dict.fromkeys(one.group for one in table.attempts)
-    lines = [f"\n## {where.tier}: {where.text}\n"]
+    lines = [f"\n## {where.tier}: {where.text}"]
     for group in groups:
         rows = [one for one in table.attempts if one.group == group]
         lines += [f"\n### {group}\n", *_header(where), *(_row(one) for one in rows)]
-    left = LEFT[where.tier]
     lines += [f"\n### What is left in {where.tier}\n"]
-    lines += [f"* `{name}`: {why}" for name, why in left.items()]
+    reasons: dict[str, list[str]] = {}
+    for name, why in LEFT[where.tier].items():
+        reasons.setdefault(why, []).append(f"`{name}`")
+    lines += [f"* {', '.join(names)}: {why}" for why, names in reasons.items()]
     return "\n".join(lines) + "\n"
 
 
 def _header(where: Surroundings) -> list[str]:
-    names = [_short(on, where) for on in where.columns.values()]
+    names = [_short(name, where) for name in where.columns]
     return ["| attempt | " + " | ".join(names) + " |", "| --- |" + " :-: |" * len(names)]
 
 
-def _short(on: frozenset[Layer], where: Surroundings) -> str:
-    missing = [layer for layer in where.layers if layer not in on]
-    if not on:
-        return "none"
-    if not missing:
-        return "all"
-    return LETTERS[next(iter(on))] if len(on) == 1 else f"-{LETTERS[missing[0]]}"
+def _short(name: str, where: Surroundings) -> str:
+    for layer in where.layers:
+        if name == layer.value:
+            return f"N{LETTERS[layer]}" if layer in where.inside else LETTERS[layer]
+        if name == f"all but {layer.value}":
+            return f"-{LETTERS[layer]}"
+    return name
 
 
 def _row(one: Attempt) -> str:
@@ -215,9 +249,10 @@ INTRODUCTION = """\
 What a worker tries that is under an attacker's full control, and what stops it. Generated by `make escape-table`, which
 runs all of it; a test holds this page to a fresh run.
 
-The stand-in for the worker starts as the worker does, on the same descriptors, and has loaded the second filter that a
-queue thread has after start-up. It makes {count} attempts, each in a process of its own, against jails with some of
-these layers only:
+The stand-in for the worker starts as the worker does, on the same descriptors. It makes {count} attempts, each in a
+process of its own that has loaded the second filter of a queue thread, and again with that of the control thread: a
+worker's threads share their memory, so one can make the other's calls. The share is read-write, with one directory
+frozen and one hidden by exact rules. The jails have some of these layers only:
 
 | | layer |
 | --- | --- |
@@ -227,8 +262,9 @@ these layers only:
 | S | seccomp, both stages |
 | R | resource limits |
 
-*none* has none of them, a letter is that layer alone, -X is all but X. no_new_privs is always on:
-without it an ordinary user gets neither Landlock nor seccomp. Nor can the seals of shared memory be taken off.
+*none* has none of them, a letter is that layer alone, -X is all but X. NC is C on top of N, where only N brings the
+capabilities that C drops. no_new_privs is always on: without it an ordinary user gets neither Landlock nor seccomp. Nor
+can the seals of shared memory be taken off.
 
 ✓ stopped, ✗ got through, {not_there} this kernel does not have it. ° marks what depends on how the kernel was built
 or set up, or on what root may do here; the rest is the same everywhere. Attempts on the machine as a whole are made
@@ -238,10 +274,7 @@ with arguments that have no effect, and all are made in namespaces to throw away
 
 def main() -> None:
     prober = build_prober()
-    with tempfile.TemporaryDirectory(prefix="escape-table-") as name:
-        work = Path(name, "work")
-        work.mkdir()
-        tables = tuple(measure(surroundings, work, prober) for surroundings in SURROUNDINGS)
+    tables = tuple(measure(surroundings, prober) for surroundings in SURROUNDINGS)
     PAGE.write_text(page(tables))
     for table in tables:
         print(f"{table.surroundings.tier}: left {sorted(table.through('all'))}")

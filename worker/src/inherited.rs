@@ -4,7 +4,7 @@
 //! can shrink would let one process end another with SIGBUS: so kinds and seals are checked, not only presence.
 
 use std::fmt;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::fs::{
     fcntl_get_seals, fcntl_getfl, fstat, fstatfs, statx, AtFlags, FileType, OFlags, SealFlags, StatxFlags,
@@ -70,11 +70,13 @@ impl Inherited {
         check(CONFIGURATION, "a memfd sealed against everything", is_frozen)?;
         check(STATISTICS, "a memfd of fixed size", |fd| sealed(fd, FIXED_SIZE))?;
         check(ARENA, "a memfd of fixed size", |fd| sealed(fd, FIXED_SIZE))?;
-        check(SHARE, "the O_PATH root of a detached mount", mount_root)?;
+        check(SHARE, "an O_PATH directory", path_directory)?;
         // syscall fstatfs: is it procfs?
-        check(PROC, "the O_PATH root of a detached procfs", |fd| {
-            Ok(mount_root(fd)? && fstatfs(fd)?.f_type == PROC_MAGIC)
-        })?;
+        check(
+            PROC,
+            "an O_PATH directory of procfs",
+            |fd| Ok(path_directory(fd)? && fstatfs(fd)?.f_type == PROC_MAGIC),
+        )?;
         // SAFETY: each number was just found open, and the caller promises that nobody else owns it.
         let own = |descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) };
         Ok(Self {
@@ -85,6 +87,16 @@ impl Inherited {
             share: own(SHARE),
             proc: own(PROC),
         })
+    }
+}
+
+impl Inherited {
+    /// Checks that nothing leads up from the two directories: each must be the root of a mount of its own.
+    ///
+    /// Not so for a jail without a mount namespace, whose configuration says `attributes` `"open"`.
+    pub fn check_mounts(&self) -> Result<(), Refused> {
+        check(self.share.as_raw_fd(), "the root of a mount of its own", mount_root)?;
+        check(self.proc.as_raw_fd(), "the root of a procfs mount of its own", mount_root)
     }
 }
 
@@ -125,10 +137,13 @@ fn sealed(fd: BorrowedFd<'_>, seals: SealFlags) -> Result<bool, Errno> {
     Ok(fcntl_get_seals(fd)?.contains(seals))
 }
 
+fn path_directory(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let directory = FileType::from_raw_mode(fstat(fd)?.st_mode) == FileType::Directory;
+    Ok(directory && fcntl_getfl(fd)?.contains(OFlags::PATH))
+}
+
 fn mount_root(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
     // syscall statx: is this the root of its own mount?
     let found = statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE)?;
-    let directory = FileType::from_raw_mode(u32::from(found.stx_mode)) == FileType::Directory;
-    let root = found.stx_attributes.bits() & found.stx_attributes_mask.bits() & ATTRIBUTE_MOUNT_ROOT != 0;
-    Ok(directory && root && fcntl_getfl(fd)?.contains(OFlags::PATH))
+    Ok(found.stx_attributes.bits() & found.stx_attributes_mask.bits() & ATTRIBUTE_MOUNT_ROOT != 0)
 }

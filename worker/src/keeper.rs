@@ -9,7 +9,7 @@ use std::panic;
 
 use rustix::process::{getpid, Pid};
 
-use crate::config::Config;
+use crate::config::{Attributes, Config};
 use crate::control;
 use crate::inherited::Inherited;
 use crate::ipc::{leave, Exit};
@@ -36,6 +36,11 @@ pub fn main() -> c_int {
         Ok(config) => config,
         Err(refused) => return fail(Exit::Configuration, &refused),
     };
+    if config.attributes == Attributes::Path {
+        if let Err(refused) = inherited.check_mounts() {
+            return fail(Exit::Descriptor, &refused);
+        }
+    }
     let keeper = getpid();
     // syscall clone: the worker, on the keeper's descriptor table
     // SAFETY: like fork: this process has one thread, the child gets a copy of its memory (no CLONE_VM) and its stack.

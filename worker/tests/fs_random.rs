@@ -7,10 +7,10 @@ use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{symlink, DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{symlink, DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use fs_guest::{config, Guest, Scratch, Setattr, World, ALL_FLAGS, ROOT};
+use fs_guest::{config, ruled, rules, Guest, Picture, Scratch, Setattr, World, ALL_FLAGS, ROOT};
 use proptest::prelude::*;
 use virtiofs_worker::fuse::abi::setattr;
 use virtiofs_worker::fuse::Opcode;
@@ -28,6 +28,7 @@ enum Step {
     Rmdir(String),
     Rename(String, String),
     Exchange(String, String),
+    Chmod(String, u8),
     List(String),
     /// Keeps the file open until the end.
     Hold(String),
@@ -49,6 +50,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => path().prop_map(Step::Rmdir),
         3 => (path(), path()).prop_map(|(from, to)| Step::Rename(from, to)),
         1 => (path(), path()).prop_map(|(from, to)| Step::Exchange(from, to)),
+        1 => (path(), any::<u8>()).prop_map(|(path, mode)| Step::Chmod(path, mode)),
         1 => path().prop_map(Step::List),
         1 => path().prop_map(Step::Hold),
     ]
@@ -59,9 +61,15 @@ struct Walker {
     guest: Guest,
     lookups: BTreeMap<u64, u64>,
     handles: Vec<(u64, u64)>,
+    /// Paths that a listing showed.
+    listed: Vec<String>,
 }
 
 impl Walker {
+    fn new(guest: Guest) -> Self {
+        Self { guest, lookups: BTreeMap::new(), handles: Vec::new(), listed: Vec::new() }
+    }
+
     fn count(&mut self, node: u64) -> u64 {
         *self.lookups.entry(node).or_default() += 1;
         node
@@ -140,10 +148,17 @@ impl Walker {
                 let ((parent, old), (target, new)) = (self.above(from)?, self.above(to)?);
                 self.guest.rename2(parent, old, target, new, libc::RENAME_EXCHANGE)?;
             }
+            Step::Chmod(path, mode) => {
+                let node = self.walk(path)?;
+                let change = Setattr { valid: setattr::MODE, mode: u32::from(*mode) | 0o700, ..Setattr::default() };
+                self.guest.setattr(node, &change)?;
+            }
             Step::List(path) => {
                 let node = self.walk(path)?;
                 self.guest.opendir(node).map(|fh| self.handles.push((node, fh)))?;
-                for entry in self.guest.list(node, 300, true).into_values().filter(|entry| entry.node != 0) {
+                let entries = self.guest.list(node, 300, true);
+                self.listed.extend(entries.keys().map(|name| format!("{path}/{}", String::from_utf8_lossy(name))));
+                for entry in entries.into_values().filter(|entry| entry.node != 0) {
                     self.count(entry.node);
                 }
             }
@@ -217,6 +232,11 @@ fn take_on_host(root: &Path, step: &Step) -> io::Result<()> {
                 Err(io::Error::last_os_error())
             }
         }
+        // A link's own mode cannot be changed.
+        Step::Chmod(path, _) if fs::symlink_metadata(at(path))?.is_symlink() => {
+            Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+        }
+        Step::Chmod(path, mode) => fs::set_permissions(at(path), fs::Permissions::from_mode(u32::from(*mode) | 0o700)),
         Step::List(path) if fs::symlink_metadata(at(path))?.is_dir() => Ok(()),
         Step::List(_) => Err(io::Error::from_raw_os_error(libc::ENOTDIR)),
         Step::Hold(path) => is_open_able(&at(path)),
@@ -240,13 +260,129 @@ fn tree(root: &Path) -> BTreeMap<String, (u32, u64, Vec<u8>)> {
     found
 }
 
+impl Step {
+    fn paths(&self) -> Vec<&str> {
+        match self {
+            Self::Link(one, other) | Self::Rename(one, other) | Self::Exchange(one, other) => vec![one, other],
+            Self::Create(path)
+            | Self::Write(path, _)
+            | Self::Truncate(path, _)
+            | Self::Mkdir(path)
+            | Self::Symlink(path)
+            | Self::Unlink(path)
+            | Self::Rmdir(path)
+            | Self::Chmod(path, _)
+            | Self::List(path)
+            | Self::Hold(path) => vec![path],
+        }
+    }
+
+    fn only_looks(&self) -> bool {
+        matches!(self, Self::List(_) | Self::Hold(_))
+    }
+
+    fn moves(&self) -> bool {
+        matches!(self, Self::Rename(..) | Self::Exchange(..))
+    }
+}
+
+/// Whether one of the patterns, of names, `*` and `**`, covers the path: tries every way.
+fn is_covered(patterns: &[&str], path: &str) -> bool {
+    fn covers(pattern: &[&str], path: &[&str]) -> bool {
+        match (pattern, path) {
+            ([], _) => true,
+            (["**", rest @ ..], []) => covers(rest, path),
+            (["**", rest @ ..], [_, below @ ..]) => covers(rest, path) || covers(pattern, below),
+            (_, []) => false,
+            ([wanted, rest @ ..], [name, below @ ..]) => (*wanted == "*" || wanted == name) && covers(rest, below),
+        }
+    }
+    let split = |text: &str| text.split('/').map(str::to_owned).collect::<Vec<_>>();
+    let path = split(path);
+    let path: Vec<_> = path.iter().map(String::as_str).collect();
+    patterns.iter().any(|pattern| covers(&pattern.split('/').collect::<Vec<_>>(), &path))
+}
+
+/// Hidden and frozen patterns.
+type Ruling = (&'static [&'static str], &'static [&'static str]);
+
+fn ruling() -> impl Strategy<Value = Ruling> {
+    prop::sample::select(vec![
+        (&["a/c"][..], &["b"][..]),
+        (&["**/c/a"], &["a/*/b"]),
+        (&["c"], &["**/b/c"]),
+        (&["*/a"], &["a/b/c", "c/**"]),
+        (&[], &["*/b"]),
+    ])
+}
+
+/// Directories two deep and files below them, so that there is something to rule.
+fn furnish(root: &Path) {
+    for (outer, inner) in ["a", "b", "c"].into_iter().flat_map(|outer| ["a", "b", "c"].map(|inner| (outer, inner))) {
+        let directory = root.join(outer).join(inner);
+        fs::create_dir_all(&directory).expect("mkdir");
+        if outer != inner {
+            fs::write(directory.join("a"), format!("{outer}{inner}a")).expect("write");
+            fs::write(directory.join("c"), format!("{outer}{inner}c")).expect("write");
+        }
+    }
+}
+
+/// Pictures of all that is hidden or frozen, in no order of paths: a directory above may have got another name.
+fn ruled_pictures(root: &Path, (hide, readonly): Ruling) -> Vec<Picture> {
+    let all = Picture::of_all(root).into_iter();
+    let is_ruled = |path: &str| !path.is_empty() && (is_covered(hide, path) || is_covered(readonly, path));
+    let relative = |path: &Path| path.strip_prefix(root).expect("below").to_string_lossy().into_owned();
+    let mut pictures: Vec<_> = all.filter(|(path, _)| is_ruled(&relative(path))).map(|(_, picture)| picture).collect();
+    pictures.sort();
+    pictures
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn under_rules_a_share_becomes_what_the_host_would_make_of_it_and_what_is_ruled_stays_as_it_is(
+        ruling in ruling(), steps in prop::collection::vec(step(), 1..80),
+    ) {
+        let (hide, readonly) = ruling;
+        let (world, guest) = World::with(&ruled(rules(hide, readonly)));
+        let model = Scratch::new();
+        furnish(&world.share.path);
+        furnish(&model.path);
+        let before = ruled_pictures(&world.share.path, ruling);
+        let mut walker = Walker::new(guest);
+        for (number, step) in steps.iter().enumerate() {
+            let result = walker.take(step);
+            let hidden = step.paths().iter().any(|path| is_covered(hide, path));
+            let frozen = step.paths().iter().any(|path| is_covered(readonly, path));
+            if hidden || frozen && !step.only_looks() {
+                let Err(errno) = result else { panic!("step {number}: {step:?} was carried out") };
+                prop_assert!(!matches!(errno, libc::ESTALE | libc::EIO | libc::EBADF), "step {}: {}", number, errno);
+                continue;
+            }
+            if step.moves() && result == Err(libc::EXDEV) {
+                continue;
+            }
+            let expected = take_on_host(&model.path, step);
+            prop_assert_eq!(result.is_ok(), expected.is_ok(), "step {}: {:?} against {:?}", number, result, expected);
+        }
+        prop_assert!(walker.listed.iter().all(|path| !is_covered(hide, path)), "{:?}", walker.listed);
+        prop_assert_eq!(ruled_pictures(&world.share.path, ruling), before);
+        prop_assert_eq!(tree(&world.share.path), tree(&model.path));
+        walker.all_answer();
+        walker.give_back();
+        prop_assert_eq!(world.holdings(), (0, 0, 0));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_share_becomes_what_the_host_itself_would_make_of_it(steps in prop::collection::vec(step(), 1..80)) {
         let (world, guest) = World::new();
-        let mut walker = Walker { guest, lookups: BTreeMap::new(), handles: Vec::new() };
+        let mut walker = Walker::new(guest);
         let model = Scratch::new();
         for (number, step) in steps.iter().enumerate() {
             let expected = take_on_host(&model.path, step).map_err(|error| error.raw_os_error().expect("errno"));

@@ -4,10 +4,12 @@
 
 #![allow(dead_code, clippy::missing_panics_doc)]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -42,6 +44,16 @@ pub fn config() -> Config {
         queues: 1,
         log_level: LogLevel::Error,
     }
+}
+
+/// Rules that hide and freeze, and the configuration with them.
+pub fn rules(hide: &[&str], readonly: &[&str]) -> Rules {
+    let list = |patterns: &[&str]| patterns.iter().map(|&pattern| pattern.to_owned()).collect();
+    Rules { hide: list(hide), readonly: list(readonly), ..Rules::default() }
+}
+
+pub fn ruled(rules: Rules) -> Config {
+    Config { rules, ..config() }
 }
 
 /// A directory that is removed when the test is over.
@@ -284,6 +296,12 @@ impl World {
     pub fn guest(&self) -> Guest {
         let server = Arc::clone(&self.server);
         Guest { state: server.thread(), server, stats: self.stats, uid: 0, gid: 0 }
+    }
+
+    /// Puts other rules in force, as SETTINGS does; returns the number of handles revoked.
+    pub fn adopt(&self, rules: &Rules) -> u64 {
+        self.server.adopt(virtiofs_worker::rules::Rules::compile(rules).expect("patterns"));
+        self.server.revoke()
     }
 
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
@@ -532,4 +550,65 @@ pub fn keep_capabilities() {
     // SAFETY: no memory is passed.
     let result = unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP) };
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// All that a frozen file must keep: mode, owner, size, times of change, link count, content or target, attributes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Picture {
+    pub mode: u32,
+    pub owner: (u32, u32),
+    pub mtime: (i64, i64),
+    pub ctime: (i64, i64),
+    pub links: u64,
+    pub content: Vec<u8>,
+    pub attributes: Vec<(CString, Vec<u8>)>,
+}
+
+impl Picture {
+    pub fn of(path: &Path) -> Self {
+        let stat = fs::symlink_metadata(path).expect("stat");
+        let content = match stat.mode() & libc::S_IFMT {
+            libc::S_IFREG => fs::read(path).expect("read"),
+            libc::S_IFLNK => fs::read_link(path).expect("link").as_os_str().as_bytes().to_vec(),
+            _ => Vec::new(),
+        };
+        Self {
+            mode: stat.mode(),
+            owner: (stat.uid(), stat.gid()),
+            mtime: (stat.mtime(), stat.mtime_nsec()),
+            ctime: (stat.ctime(), stat.ctime_nsec()),
+            links: stat.nlink(),
+            content,
+            attributes: attributes(path),
+        }
+    }
+
+    /// Of *path* and everything below it, by path.
+    pub fn of_all(path: &Path) -> BTreeMap<PathBuf, Self> {
+        let (mut found, mut open) = (BTreeMap::new(), vec![path.to_path_buf()]);
+        while let Some(path) = open.pop() {
+            let picture = Self::of(&path);
+            if picture.mode & libc::S_IFMT == libc::S_IFDIR {
+                open.extend(fs::read_dir(&path).expect("list").map(|entry| entry.expect("entry").path()));
+            }
+            found.insert(path, picture);
+        }
+        found
+    }
+}
+
+fn attributes(path: &Path) -> Vec<(CString, Vec<u8>)> {
+    let path = CString::new(path.as_os_str().as_bytes()).expect("no NUL");
+    let mut names = [0u8; 4096];
+    // SAFETY: the path is NUL-terminated, the buffer has the length passed.
+    let length = unsafe { libc::llistxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
+    let names = &names[..usize::try_from(length).unwrap_or(0)];
+    let value = |name: CString| {
+        let mut value = [0u8; 4096];
+        // SAFETY: both strings are NUL-terminated, the buffer has the length passed.
+        let length = unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+        (name, value[..usize::try_from(length).unwrap_or(0)].to_vec())
+    };
+    let names = names.split(|&byte| byte == 0).filter(|name| !name.is_empty());
+    names.map(|name| value(CString::new(name).expect("no NUL"))).collect()
 }

@@ -166,6 +166,18 @@ impl Worker {
         }
     }
 
+    /// Whether a message of *kind* lies ready; those before it are taken.
+    pub fn has_said_something_of(&self, kind: Kind) -> bool {
+        let mut bytes = [0; MESSAGE_BYTES];
+        let control = self.control.as_ref().unwrap();
+        while rustix::net::recv(control, &mut bytes[..], RecvFlags::DONTWAIT).is_ok_and(|(length, _)| length > 0) {
+            if Message::decode(&bytes).unwrap().kind == kind {
+                return true;
+            }
+        }
+        false
+    }
+
     pub fn counter(&self, counter: Counter) -> u64 {
         let mut word = [0; 8];
         rustix::io::pread(&self.statistics, &mut word, 8 * counter as u64).unwrap();

@@ -11,6 +11,7 @@ mod processes;
 mod procfs;
 mod programs;
 mod rights;
+mod ruled;
 mod share;
 mod sockets;
 mod surfaces;
@@ -45,6 +46,7 @@ pub const GROUPS: &[(&str, &[Attempt])] = &[
     ("The share's own work", share::ALL),
     ("Paths out of what was handed over", paths::ALL),
     ("Every call on a file outside", outside::ALL),
+    ("Frozen and hidden parts of the share", ruled::ALL),
     ("procfs", procfs::ALL),
     ("Namespaces", namespaces::ALL),
     ("Other processes", processes::ALL),
