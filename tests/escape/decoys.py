@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import stat
@@ -10,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virtiofs_sandbox.syscalls import mounts
+
+from tests.pictures import Picture, picture, pictures
 
 ATTRIBUTE, VALUE = "user.decoy", b"of the host"
 
@@ -88,22 +89,10 @@ class Decoys:
         self.null.chmod(0o666)
         mounts.attach(mounts.clone_tree(os.fsencode(self.null), False), b"/dev/null")
 
-    def record(self) -> dict[str, tuple[object, ...]]:
-        """All there is to know of what lies outside, and of /dev/null."""
-        return {str(path): _facts(path) for path in (*sorted(self.outside.rglob("*")), self.outside, self.null)}
+    def record(self) -> dict[str, Picture]:
+        """What lies outside, and /dev/null."""
+        return pictures(self.outside) | {str(self.null): picture(self.null)}
 
-    def record_ruled(self) -> dict[str, tuple[object, ...]]:
-        """The same of what is frozen or hidden in the share."""
-        frozen, masked = self.share / "above/frozen", self.share / "masked"
-        found = (frozen, *sorted(frozen.rglob("*")), masked, *sorted(masked.rglob("*")))
-        return {str(path): _facts(path) for path in found}
-
-
-def _facts(path: Path) -> tuple[object, ...]:
-    content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else os.fspath(path)
-    status = path.lstat()
-    # Reading where a link points moves its access time.
-    times = (status.st_mtime_ns, status.st_ctime_ns, 0 if path.is_symlink() else status.st_atime_ns)
-    attributes = {name: os.getxattr(path, name) for name in os.listxattr(path)} if path.is_file() else {}
-    owner = (status.st_mode, status.st_uid, status.st_gid)
-    return content, owner, status.st_size, status.st_nlink, times, str(attributes)
+    def record_ruled(self) -> dict[str, Picture]:
+        """What is frozen or hidden in the share."""
+        return pictures(self.share / "above/frozen") | pictures(self.share / "masked")
