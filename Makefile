@@ -65,6 +65,7 @@ lint: build
 
 .PHONY: test
 test: lint guests
+	@$(REQUIRE) callers
 	cargo test --quiet --locked
 	$(BIN)/pytest -m 'not slow'
 
@@ -95,7 +96,7 @@ escape-table: build
 	$(BIN)/python -m tests.escape.table
 
 # Fuzzing with rustc's own coverage; found inputs stay in build/fuzz/corpus. TARGET names one, SECONDS the time of each.
-TARGET ?= control_message configuration vhost_user_message vring fuse_request
+TARGET ?= control_message configuration vhost_user_message vring patterns fuse_request
 SECONDS ?= 60
 FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Ccodegen-units=1 -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \

@@ -62,6 +62,11 @@ class Work:
         return prepare(share, probe_host(), worker=self.worker)
 
 
+def host(work: Path, worker: Path, options: Options) -> Result:
+    """What this caller finds out about the host."""
+    return {name: value for name, value in vars(probe_host()).items() if not isinstance(value, bytes)}
+
+
 def serve(work: Path, worker: Path, options: Options) -> Result:
     """A real worker answers every kind of request, as the one the policy wants; whose file it is then on the host."""
     place = Work(work, worker)
@@ -99,7 +104,7 @@ def every_request(work: Path, worker: Path, options: Options) -> Result:
 
     async def run() -> Result:
         async with running(Launcher(place.zygote), plan, serving.document(plan)) as jail:
-            answered = serving.every_request(jail.control)
+            answered = serving.every_request(jail.control, "client left")
             os.set_blocking(jail.log, False)
             with contextlib.suppress(BlockingIOError):
                 answered["log"] = os.read(jail.log, 65536).decode()
@@ -262,6 +267,7 @@ def tree(work: Path, worker: Path, options: Options) -> Result:
                 await _adjust(launcher, jail.jail, MountAction.DETACH, b"three")
                 result["listed_without"] = _listed(guest)
                 result["held_still_reads"] = guest.read(node, handle, 0, 100).decode()
+                result["opened_after"] = guest.request(Opcode.OPEN, fuse.open_flags(os.O_RDONLY), node).error
                 result["detached_again"] = await _adjust(launcher, jail.jail, MountAction.DETACH, b"three")
             return result
 
@@ -433,6 +439,7 @@ def _write(path: Path) -> str:
 SCENARIOS: dict[str, Callable[[Path, Path, Options], Result]] = {
     scenario.__name__: scenario
     for scenario in (
+        host,
         serve,
         every_request,
         nothing_survives,
