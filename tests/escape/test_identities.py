@@ -56,7 +56,14 @@ def test_a_user_without_a_range_owns_what_guests_create_and_is_told(launch: Scen
     assert "all belong to uid 65534" in seen["warnings"][0]
 
 
-@pytest.mark.parametrize(("options"), [{}, SQUASH, RANGE, RANGE | {"idmapped": "yes"}])
+def test_root_that_can_make_no_namespace_can_still_become_somebody_else(launch: Scenario) -> None:
+    seen = launch("serve", "root-without-namespaces", **SQUASH, owner="1234", caller="5")
+    assert (seen["tier"], seen["uid"], seen["gid"], seen["groups"]) == ("bare", ["1234"], ["1235"], [])
+    assert (seen["owner"], seen["read"]) == ([1234, 1235], "of the share")
+    assert (seen["capabilities"]["CapPrm"], seen["capabilities"]["CapEff"]) == (0, 0)
+
+
+@pytest.mark.parametrize("options", [{}, SQUASH, RANGE, RANGE | {"idmapped": "yes"}])
 def test_limits_bind_every_identity(launch: Scenario, options: dict[str, str]) -> None:
     limits = launch("serve", **options)["limits"]
     assert limits["RLIMIT_DATA"] == [1 << 30, 1 << 30]
@@ -79,6 +86,12 @@ def test_launches_by_other_ids_leave_nothing_in_the_zygote(launch: Scenario, opt
             "taking the mounts: open_tree(share): No such file or directory; the shared directory",
         ),
         ("root", "worker", RANGE, "taking the mounts: open_tree(worker): No such file or directory; the worker '"),
+        (
+            "root",
+            "file-system",
+            RANGE | {"idmapped": "yes"},
+            "taking the mounts: mount_setattr(MOUNT_ATTR_IDMAP): Invalid argument; the share's file system does not",
+        ),
         (
             "user-with-range",
             "map",

@@ -504,6 +504,15 @@ fn renaming_a_directory_needs_equal_states_of_old_and_new_place() {
 }
 
 #[test]
+fn no_device_node_stays_where_only_directories_are_visible() {
+    let (world, mut guest) = World::with(&ruled(Rules { allow: vec!["*/pub".into()], ..Rules::default() }));
+    world.mkdir("one");
+    assert_eq!(guest.rename2(ROOT, "one", ROOT, "two", libc::RENAME_WHITEOUT), Err(libc::EACCES));
+    assert!(world.path("one").is_dir());
+    guest.rename2(ROOT, "one", ROOT, "two", 0).expect("RENAME2");
+}
+
+#[test]
 fn a_file_may_be_renamed_wherever_neither_name_is_ruled() {
     let (world, mut guest) = World::with(&ruled(rules(&["a/key"], &["a/conf"])));
     world.mkdir("a");
