@@ -72,9 +72,11 @@ impl Inherited {
         check(ARENA, "a memfd of fixed size", |fd| sealed(fd, FIXED_SIZE))?;
         check(SHARE, "an O_PATH directory", path_directory)?;
         // syscall fstatfs: is it procfs?
-        check(PROC, "an O_PATH directory of procfs", |fd| {
-            Ok(path_directory(fd)? && fstatfs(fd)?.f_type == PROC_MAGIC)
-        })?;
+        check(
+            PROC,
+            "an O_PATH directory of procfs",
+            |fd| Ok(path_directory(fd)? && fstatfs(fd)?.f_type == PROC_MAGIC),
+        )?;
         // SAFETY: each number was just found open, and the caller promises that nobody else owns it.
         let own = |descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) };
         Ok(Self {

@@ -236,9 +236,7 @@ fn take_on_host(root: &Path, step: &Step) -> io::Result<()> {
         Step::Chmod(path, _) if fs::symlink_metadata(at(path))?.is_symlink() => {
             Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
         }
-        Step::Chmod(path, mode) => {
-            fs::set_permissions(at(path), fs::Permissions::from_mode(u32::from(*mode) | 0o700))
-        }
+        Step::Chmod(path, mode) => fs::set_permissions(at(path), fs::Permissions::from_mode(u32::from(*mode) | 0o700)),
         Step::List(path) if fs::symlink_metadata(at(path))?.is_dir() => Ok(()),
         Step::List(_) => Err(io::Error::from_raw_os_error(libc::ENOTDIR)),
         Step::Hold(path) => is_open_able(&at(path)),
