@@ -18,6 +18,7 @@ help:
 	@echo "make bench       figures: connect to INIT, memory, speed beside stock virtiofsd"
 	@echo "make fresh       the demo in an empty Debian 12, from the last commit"
 	@echo "make fuzz        each parser of the worker under libFuzzer for a minute"
+	@echo "make fuzz-policy the loader of policy files under libFuzzer for a minute"
 	@echo "make clean       removes build/, target/ and .venv/"
 
 .PHONY: build
@@ -63,6 +64,7 @@ lint: build
 
 .PHONY: test
 test: lint guests
+	@$(REQUIRE) callers
 	cargo test --quiet --locked
 	$(BIN)/pytest -m 'not slow'
 
@@ -88,7 +90,7 @@ bench: build
 	$(BIN)/python -m tests.bench.run
 
 # Fuzzing with rustc's own coverage; found inputs stay in build/fuzz/corpus. TARGET names one, SECONDS the time of each.
-TARGET ?= control_message configuration vhost_user_message vring fuse_request
+TARGET ?= control_message configuration vhost_user_message vring patterns fuse_request
 SECONDS ?= 60
 FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Ccodegen-units=1 -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
@@ -101,3 +103,11 @@ fuzz:
 	for target in $(TARGET); do mkdir -p build/fuzz/corpus/$$target && \
 	    tests/guard.py --work build/fuzz -- build/fuzz/target/x86_64-unknown-linux-gnu/release/$$target \
 	    -max_total_time=$(SECONDS) -artifact_prefix=build/fuzz/ build/fuzz/corpus/$$target || exit 1; done
+
+# The same for policy files, in Python: atheris is libFuzzer with the interpreter's own coverage.
+.PHONY: fuzz-policy
+fuzz-policy: build
+	$(BIN)/pip install --quiet atheris
+	mkdir -p build/fuzz/corpus/policy && cp policies/examples/*.toml build/fuzz/corpus/policy
+	tests/guard.py --work build/fuzz -- $(BIN)/python -m tests.fuzz.policy build/fuzz/policy \
+	    -max_total_time=$(SECONDS) -artifact_prefix=build/fuzz/ build/fuzz/corpus/policy

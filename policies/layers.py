@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 from virtiofs_sandbox.policies.checks import Source, check
 from virtiofs_sandbox.policies.ownership import read_policy
+from virtiofs_sandbox.policies.places import is_there
 from virtiofs_sandbox.policies.positions import KeyPath, key_lines
 from virtiofs_sandbox.policies.problems import Origin, PolicyError, Problem, shown
 
@@ -58,7 +60,7 @@ def read_source(file: Path) -> Source:
 def read_layers(file: Path, defaults: Path) -> tuple[Source, ...]:
     """Every file that has a say in the policy *file*, weakest first. Raises PolicyError with all that is wrong."""
     reader = _Reader()
-    if defaults.exists() or defaults.is_symlink():
+    if is_there(defaults):
         reader.read(defaults, is_defaults=True, is_policy=False)
     reader.read(file, is_defaults=False, is_policy=True)
     if reader.problems:
@@ -105,7 +107,7 @@ class _Reader:
     def __init__(self) -> None:
         self.sources: list[Source] = []
         self.problems: list[Problem] = []
-        self._open: list[Path] = []
+        self._open: list[str] = []
 
     def read(self, file: Path, *, is_defaults: bool, is_policy: bool) -> None:
         try:
@@ -115,7 +117,7 @@ class _Reader:
             return
         wrong = check(source) + _misplaced(source, is_defaults=is_defaults, is_policy=is_policy)
         self.problems += wrong
-        self._open.append(file.resolve())
+        self._open.append(os.path.realpath(file))
         include = source.table.get("include", [])
         for index, name in enumerate(include if isinstance(include, list) else []):
             if isinstance(name, str):
@@ -128,9 +130,9 @@ class _Reader:
             self._refuse(source, index, f"{name!r} is no relative path; name a file beside this one")
             return
         file = source.file.parent / name
-        if not file.exists():
+        if not is_there(file):
             self._refuse(source, index, f"there is no file {shown(file)}")
-        elif file.resolve() in self._open:
+        elif os.path.realpath(file) in self._open:
             self._refuse(source, index, f"{shown(file)} includes itself, directly or by others")
         elif len(self._open) > MAX_INCLUDE_DEPTH:
             self._refuse(source, index, f"includes are {MAX_INCLUDE_DEPTH} deep at most")

@@ -9,7 +9,7 @@ from pathlib import Path
 from virtiofs_sandbox.policies.checks import check
 from virtiofs_sandbox.policies.layers import merge, read_layers, read_source
 from virtiofs_sandbox.policies.overlaps import conflicts
-from virtiofs_sandbox.policies.places import default_directory, defaults_file, files, find
+from virtiofs_sandbox.policies.places import default_directory, defaults_file, files, find, is_there
 from virtiofs_sandbox.policies.policy import Policy
 from virtiofs_sandbox.policies.problems import Origin, PolicyError, Problem
 from virtiofs_sandbox.policies.settling import settle
@@ -62,7 +62,7 @@ def survey(directory: Path) -> tuple[tuple[Policy, ...], Sequence[Problem]]:
 def site(directory: Path) -> Site:
     """What holds for the whole machine, from defaults.toml beside *directory*. Raises PolicyError."""
     file = defaults_file(directory)
-    if not file.exists() and not file.is_symlink():
+    if not is_there(file):
         return Site()
     source = read_source(file)
     problems = check(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,10 +57,10 @@ def offer(arguments: Arguments, file: Path | None, directory: Path) -> Offer:
 
 def _by_policy(arguments: Arguments, file: Path, directory: Path) -> Offer:
     policy = loader.load(file, directory)
-    if file.resolve().parent != default_directory().resolve():
+    if os.path.realpath(file.parent) != os.path.realpath(default_directory()):
         _refuse_foreign(policy)
     others, broken = loader.survey(directory)
-    others = tuple(other for other in others if other.file.resolve() != file.resolve())
+    others = tuple(other for other in others if os.path.realpath(other.file) != os.path.realpath(file))
     contradictions = [problem for problem in conflicts((*others, policy)) if problem not in set(conflicts(others))]
     if contradictions:
         raise PolicyError(contradictions)
@@ -89,7 +90,7 @@ def _refuse_foreign(policy: Policy) -> None:
 def _standing_or_same(arguments: Arguments, directory: Path) -> None:
     """--policy-dir must not make a policy disappear."""
     standing = default_directory()
-    if directory.resolve() == standing.resolve():
+    if os.path.realpath(directory) == os.path.realpath(standing):
         return
     _refuse_if_required("--policy-dir", standing)
     assert arguments.directory is not None  # noqa: S101 - as in offer

@@ -96,7 +96,7 @@ class Pattern:
         """Raises PatternError."""
         parts = split(text)
         spelled = tuple(fold(part) for part in parts) if insensitive else parts
-        components = tuple(_DEEP if part == "**" else _component(text, part) for part in spelled)
+        components = tuple(_DEEP if part == "**" else _component(part) for part in spelled)
         return cls(text, components, parts, insensitive)
 
     def coverage(self, path: tuple[str, ...]) -> Coverage:
@@ -187,7 +187,7 @@ def _unescaped(part: str) -> str:
     return "".join("*" if token is _Any.RUN else "x" for token in _tokens(part))
 
 
-def _component(text: str, part: str) -> _Component:
+def _component(part: str) -> _Component:
     return _Component(tuple(_tokens(part)))
 
 

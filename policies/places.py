@@ -39,6 +39,17 @@ def defaults_file(directory: Path) -> Path:
     return Path(os.path.abspath(directory)).parent / DEFAULTS
 
 
+def is_there(file: Path) -> bool:
+    """Whether there is a file to read, or something that keeps us from knowing: then reading it says what."""
+    try:
+        file.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def is_file_name(text: str) -> bool:
     """Whether *text* stands for a policy file rather than for a policy's name."""
     return "/" in text or text.endswith(SUFFIX)
@@ -52,7 +63,7 @@ def named(name: str, directory: Path) -> Path:
 def find(name_or_file: str, directory: Path) -> Path:
     """The file of a policy: NAME stands for NAME.toml in *directory*. Raises PolicyError when there is none."""
     file = Path(name_or_file) if is_file_name(name_or_file) else named(name_or_file, directory)
-    if file.is_file():
+    if os.path.isfile(file):
         return file
     if is_file_name(name_or_file):
         raise PolicyError.of_file(file, "there is no such policy file")
@@ -65,14 +76,21 @@ def find(name_or_file: str, directory: Path) -> Path:
 
 
 def names(directory: Path) -> list[str]:
-    """Names of the policies in *directory*, sorted; none when it cannot be read."""
+    """Names of the policies in *directory*, sorted. Raises PolicyError as `files` does."""
     return [file.stem for file in files(directory)]
 
 
 def files(directory: Path) -> list[Path]:
-    """The policy files in *directory*, sorted by name; hidden ones, as editors leave them, are none."""
+    """The policy files in *directory*, sorted by name; hidden ones, as editors leave them, are none.
+
+    Raises PolicyError when it is there and cannot be listed: a policy that is not seen would not hold.
+    """
     try:
         found = sorted(os.listdir(directory))
-    except OSError:
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise PolicyError.of_file(
+            directory, f"this directory of policies cannot be listed: {error.strerror}"
+        ) from error
     return [directory / name for name in found if name.endswith(SUFFIX) and not name.startswith(".")]

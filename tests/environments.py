@@ -118,10 +118,9 @@ def unavailable(name: str) -> str | None:
     if os.geteuid() != 0:
         return "environments are made by root"
     if name == "user-with-range":
-        missing = [program for program in ("newuidmap", "newgidmap") if ids.helper(program) is None]
-        missing += [file for file in ("/etc/subuid", "/etc/subgid") if not Path(file).exists()]
-        if missing:
-            return f"there is no {missing[0]} (Debian package uidmap)"
+        missing = [file for file in ("/etc/subuid", "/etc/subgid") if not Path(file).exists()]
+        if missing or not ids.helpers_installed():
+            return f"there is no {missing[0] if missing else 'newuidmap'} (Debian package uidmap)"
     uid = ENVIRONMENTS[name].uid
     command = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--", sys.executable]
     tried = subprocess.run(

@@ -18,10 +18,12 @@ from virtiofs_sandbox.policies.problems import PolicyError
 from virtiofs_sandbox.policies.share import Share, ShareError, resolve_source
 from virtiofs_sandbox.policies.sockets import make_directory
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError, SocketFile
-from virtiofs_sandbox.supervisor.resident import run_share
+from virtiofs_sandbox.supervisor.resident import Reload, run_share
 from virtiofs_sandbox.supervisor.service import StartError
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.zygotes import Launching, Z
+
+_REFUSALS = (PolicyError, ShareError, WideningError, CannotConfineError, MissingArgumentError)
 
 __all__ = ["MissingArgumentError", "hold", "listener", "serve"]
 
@@ -40,21 +42,47 @@ def serve(arguments: Arguments, file: Path | None, directory: Path, worker: Path
     except MissingArgumentError:
         zygote.close()
         raise
-    except (PolicyError, ShareError, WideningError, CannotConfineError) as error:
+    except _REFUSALS as error:
         zygote.close()
         complain("run", error)
         return Status.WIDENS if isinstance(error, WideningError) else Status.FAILED
     for problem in wanted.broken:
         complain("run", f"warning: another policy is out of order: {problem}")
+
+    def reload() -> tuple[Share, LaunchPlan]:
+        newer, plan = settle()
+        if newer.socket != wanted.socket:
+            raise ShareError("share.socket: a running share keeps its socket; stop it and start it anew")
+        return newer.share, plan
+
     launching = Launching(zygote, Zygote.start, Launcher)
-    return hold(wanted, plan, launching, lambda: listener(arguments, wanted))
+    return hold(
+        wanted, plan, launching, lambda: listener(arguments, wanted), reload if wanted.policy is not None else None
+    )
 
 
-def hold(wanted: Offer, plan: LaunchPlan, launching: Launching[Z], listen: Callable[[], Listener]) -> int:
-    """Serves until a signal; returns the exit status."""
+def hold(
+    wanted: Offer,
+    plan: LaunchPlan,
+    launching: Launching[Z],
+    listen: Callable[[], Listener],
+    reload: Reload | None = None,
+) -> int:
+    """Serves until a signal; returns the exit status. SIGHUP reloads where there is something to."""
     output = Output(wanted, plan)
     try:
-        clean = asyncio.run(run_share(wanted.share, plan, launching, listen=listen, sink=output.show, timing=Timing()))
+        clean = asyncio.run(
+            run_share(
+                wanted.share,
+                plan,
+                launching,
+                listen=listen,
+                sink=output.show,
+                timing=Timing(),
+                reload=reload,
+                refusals=_REFUSALS,
+            )
+        )
     except (ListenError, StartError) as error:
         complain("run", error)
         return Status.FAILED

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from virtiofs_sandbox.cli import policy, run
+from virtiofs_sandbox.cli.status import EPILOG
 
 DESCRIPTION = """\
 Shares a directory with a virtual machine over virtio-fs. The process that talks to the guest is jailed from outside:
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="virtiofs-sandbox", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(prog="virtiofs-sandbox", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     run.add_parser(commands)

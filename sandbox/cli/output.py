@@ -13,23 +13,27 @@ from virtiofs_sandbox.policies.problems import shown
 from virtiofs_sandbox.supervisor.events import (
     Event,
     Listening,
+    Reloaded,
     WorkerEvent,
 )
 from virtiofs_sandbox.supervisor.loglines import printable
 
 
 class Output:
-    """Shows events up to the share's log level."""
+    """Shows events up to the share's log level, which a reload may change."""
 
     def __init__(self, wanted: Offer, plan: LaunchPlan) -> None:
         self._share = wanted.share
         self._policy = wanted.policy
         self._plan = plan
+        self._log_level = wanted.share.log_level
 
     def show(self, event: Event) -> None:
+        if isinstance(event, Reloaded):
+            self._log_level = event.log_level
         if isinstance(event, Listening):
             self._listening(event)
-        elif event.level.rank <= self._share.log_level.rank:
+        elif event.level.rank <= self._log_level.rank:
             write_line(STANDARD_ERROR, _line(event))
 
     def _listening(self, event: Listening) -> None:
@@ -53,4 +57,6 @@ def _line(event: Event) -> str:
         if event.client is not None:
             about += f" {event.client}"
     time = datetime.now().astimezone().isoformat(sep=" ", timespec="milliseconds")
-    return f"{time} {event.level.value:7} {about}: {event}"
+    # One line for each event: what is wrong with a policy file has a line for each mistake.
+    text = "; ".join(str(event).splitlines())
+    return f"{time} {event.level.value:7} {about}: {text}"

@@ -153,13 +153,13 @@ def policy_file(target: str, directory: Path) -> Path | None:
     A path with '/' that is a directory is one. Without '/', a policy of that name comes first, and a directory of the
     same name beside it makes the argument ambiguous.
     """
-    is_directory = Path(target).is_dir()
+    is_directory = os.path.isdir(target)
     if is_file_name(target):
         return None if is_directory or not target.endswith(SUFFIX) else find(target, directory)
     if target in (".", ".."):
         return None
     policy = named(target, directory)
-    if not policy.is_file():
+    if not os.path.isfile(policy):
         return None if is_directory else find(target, directory)
     if is_directory:
         raise AmbiguousTargetError(

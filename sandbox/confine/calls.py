@@ -252,11 +252,12 @@ CONTROL = (
     Call("sendmsg", "answers to the monitor, reports to the supervisor", one_of(2, MSG_DONTWAIT | MSG_NOSIGNAL)),
     Call("getsockopt", "kind of a socket that was handed over", ((Where(1, SOL_SOCKET), Where(2, SO_TYPE)),
                                                               (Where(1, SOL_SOCKET), Where(2, SO_DOMAIN)))),
-    Call("fstat", "size and kind of guest memory's file"),
+    Call("fstat", "size and kind of guest memory's file, size of live settings"),
+    Call("pread64", "live settings"),
     Call("statx", "the share's root, when a device that was reset begins anew",
          ((Where(0, SHARE), Where(2, AT_EMPTY_PATH)),)),
     Call("readlinkat", "is a received descriptor an eventfd"),
-    Call("fcntl", "received descriptors never block", one_of(1, F_GETFL, F_SETFL)),
+    Call("fcntl", "received descriptors never block; seals of live settings", one_of(1, F_GETFL, F_SETFL, F_GET_SEALS)),
 )  # fmt: skip
 
 _QUEUE = (

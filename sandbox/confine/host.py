@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import prctl
-from virtiofs_sandbox.confine import ids, ladder
+from virtiofs_sandbox.confine import ids, ladder, records
 from virtiofs_sandbox.syscalls import landlock
 from virtiofs_sandbox.syscalls.capabilities import permitted_set
 
@@ -73,10 +73,11 @@ def probe_host() -> HostProbe:
         idmapped_errno=userns_errno or ladder.id_mapped_mount(),
         subuid=ids.subordinate(SUBUID, uid, _account(uid)),
         subgid=ids.subordinate(SUBGID, uid, _account(uid)),
-        newuidmap=all(map(ids.helper, ids.HELPERS)) and not prctl.get_no_new_privs(),
+        newuidmap=ids.helpers_installed() and not prctl.get_no_new_privs(),
         landlock_abi=_landlock_abi(),
         nofile_hard=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         nr_open=int(Path("/proc/sys/fs/nr_open").read_text()),
+        audit_errno=records.try_reading(),
     )
 
 

@@ -126,8 +126,7 @@ def _range_of_a_user(wanted: Identity, host: HostProbe) -> Ids:
         raise CannotConfineError(
             f"identity.idmapped: only root of the host may id-map a mount, and this is uid {host.uid}: leave it out"
         )
-    helpers = ids.helper("newuidmap"), ids.helper("newgidmap")
-    if not host.newuidmap or None in helpers:
+    if not host.newuidmap:
         raise CannotConfineError(
             f'identity.map = "range" takes newuidmap and newgidmap for uid {host.uid}, which are not installed or may '
             'gain no rights here (no_new_privs): install the package uidmap, or choose "squash"'
@@ -139,7 +138,7 @@ def _range_of_a_user(wanted: Identity, host: HostProbe) -> Ids:
         ids.single(0, host.uid) + ids.single(1, first_uid, uids),
         ids.single(0, host.gid) + ids.single(1, first_gid, gids),
         deny_setgroups=False,
-        map_helpers=(helpers[0] or b"", helpers[1] or b""),
+        map_helpers=(ids.helper("newuidmap"), ids.helper("newgidmap")),
     )
 
 

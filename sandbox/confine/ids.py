@@ -45,10 +45,13 @@ def subordinate(file: Path, number: int, name: str | None) -> tuple[tuple[int, i
     )
 
 
-def helper(name: str) -> bytes | None:
-    """The path of newuidmap(1) or newgidmap(1); None where it is not installed."""
-    found = shutil.which(name, path=_SYSTEM_PATH)
-    return os.fsencode(found) if found else None
+def helper(name: str) -> bytes:
+    """The path of newuidmap(1) or newgidmap(1); where it would be if it is not installed."""
+    return os.fsencode(shutil.which(name, path=_SYSTEM_PATH) or f"/usr/bin/{name}")
+
+
+def helpers_installed() -> bool:
+    return all(os.access(helper(name), os.X_OK) for name in HELPERS)
 
 
 def _is_number(text: str) -> bool:

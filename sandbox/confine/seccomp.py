@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import errno
-import tempfile
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
@@ -153,7 +153,7 @@ def _condition(where: calls.Where) -> pyseccomp.Arg:
 
 
 def _exported(compiled: pyseccomp.SyscallFilter) -> bytes:
-    with tempfile.TemporaryFile() as file:
+    with os.fdopen(os.memfd_create("seccomp-program", os.MFD_CLOEXEC), "r+b") as file:
         compiled.export_bpf(file)
         file.seek(0)
         return file.read()

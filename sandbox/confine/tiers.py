@@ -58,8 +58,8 @@ def losses(reached: Standing, *, readonly: bool) -> tuple[str, ...]:
     ]
     if readonly:
         sentences.append(
-            "read-only is held by Landlock and by the worker, not by a mount: nothing can be written, but access times "
-            "follow the host's own mount"
+            "read-only is held by Landlock and by the worker, not by a mount: nothing can be written, but reading "
+            "moves the access times of files that belong to somebody else"
         )
     return tuple(sentences)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import enum
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from virtiofs_sandbox.confine.plan import HeldRule, MountAction, MountChange
 from virtiofs_sandbox.ipc.exits import Ending
 from virtiofs_sandbox.ipc.messages import ClientStep
 from virtiofs_sandbox.ipc.stats import Statistics
@@ -179,6 +182,65 @@ class LinesDropped(WorkerEvent):
         return f"{self.lines} log lines of the worker dropped: they came too fast"
 
 
+class CallOutcome(enum.Enum):
+    """What became of a system call outside the list."""
+
+    REFUSED = "refused"
+    KILLED = "deadly"
+    CARRIED_OUT = "carried out"
+
+
+@dataclass(frozen=True)
+class CallRefused(WorkerEvent):
+    """A system call that its role's list does not have. *thread* is the name it gave itself, where that is known."""
+
+    call: str
+    thread: str | None
+    outcome: CallOutcome
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.WARNING
+
+    def __str__(self) -> str:
+        who = "the worker" if self.thread is None else f"the worker's thread {self.thread!r}"
+        match self.outcome:
+            case CallOutcome.REFUSED:
+                return f"seccomp refused system call {self.call} to {who}: not on its list (docs/syscalls.md)"
+            case CallOutcome.KILLED:
+                return f"seccomp killed {who} for system call {self.call} (docs/syscalls.md)"
+            case CallOutcome.CARRIED_OUT:
+                return f'system call {self.call} of {who} is on no list: carried out, since sandbox.seccomp is "log"'
+
+
+@dataclass(frozen=True)
+class AccessRefused(WorkerEvent):
+    """Landlock refused the *rights* a worker would have needed, on *path* if it was about a file."""
+
+    rights: str
+    path: str | None
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.WARNING
+
+    def __str__(self) -> str:
+        where = "" if self.path is None else f" on {self.path!r}"
+        return f"Landlock refused {self.rights} to the worker{where}: its rights are those of the share alone"
+
+
+@dataclass(frozen=True)
+class DenialsLeftOut(WorkerEvent):
+    number: int
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return f"{self.number} more denial(s) of the worker left out: they came too fast"
+
+
 @dataclass(frozen=True)
 class WorkerKilled(WorkerEvent):
     reason: str
@@ -216,6 +278,111 @@ class WorkerEnded(WorkerEvent):
                 f"{counts.bytes_read} bytes read, {counts.bytes_written} written)"
             )
         return f"worker ended: {self.ending}{served}"
+
+
+@dataclass(frozen=True)
+class SettingsApplied(WorkerEvent):
+    """*revoked*: open handles on what is hidden now, as the worker claims."""
+
+    serial: int
+    revoked: int
+    seconds: float
+
+    def __str__(self) -> str:
+        revoked = f"; {self.revoked} open handle(s) closed" if self.revoked else ""
+        return f"works by the new settings (number {self.serial}, after {self.seconds * 1000:.0f} ms){revoked}"
+
+
+@dataclass(frozen=True)
+class SettingsNotApplied(WorkerEvent):
+    """The new settings forbid nothing that the old ones allow, so the worker may stay."""
+
+    reason: str
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return f"{self.reason}; the settings before hold until the client leaves"
+
+
+@dataclass(frozen=True)
+class MountChanged(WorkerEvent):
+    change: MountChange
+
+    def __str__(self) -> str:
+        return f"{_MADE[self.change.action]} {os.fsdecode(self.change.path)!r}"
+
+
+@dataclass(frozen=True)
+class MountNotChanged(WorkerEvent):
+    """The worker's own check holds all the same; *reason* is a sentence."""
+
+    change: MountChange
+    reason: str
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.WARNING
+
+    def __str__(self) -> str:
+        path = os.fsdecode(self.change.path)
+        return f"cannot {self.change.action.value} {path!r}: {self.reason}; {_INSTEAD[self.change.action]}"
+
+
+_MADE = {
+    MountAction.ATTACH: "attached",
+    MountAction.DETACH: "detached",
+    MountAction.FREEZE: "a read-only mount holds",
+    MountAction.THAW: "no read-only mount holds any more",
+    MountAction.MASK: "an empty mount hides",
+    MountAction.UNMASK: "no empty mount hides any more",
+}
+_INSTEAD = {
+    MountAction.ATTACH: "it is there when the client has left",
+    MountAction.DETACH: "the worker hides it, and it goes when the client leaves",
+    MountAction.FREEZE: "the worker alone holds it until the client leaves",
+    MountAction.THAW: "it takes changes when the client has left",
+    MountAction.MASK: "the worker alone hides it until the client leaves",
+    MountAction.UNMASK: "it shows when the client has left",
+}
+
+
+@dataclass(frozen=True)
+class LayersHold(WorkerEvent):
+    """Which path rules are held by a mount besides the worker."""
+
+    rules: tuple[HeldRule, ...]
+
+    def __str__(self) -> str:
+        both = [repr(rule.pattern) for rule in self.rules if rule.held]
+        alone = [f"{rule.pattern!r}" + (f" ({rule.why})" if rule.why else "") for rule in self.rules if not rule.held]
+        return (
+            f"held by worker and mount: {', '.join(both) or 'none'}; by the worker alone: {', '.join(alone) or 'none'}"
+        )
+
+
+@dataclass(frozen=True)
+class TakesEffectLater(WorkerEvent):
+    """*changes* need a new jail."""
+
+    changes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"takes effect when the client leaves: {'; '.join(self.changes)}"
+
+
+@dataclass(frozen=True)
+class WorkerReplaced(WorkerEvent):
+    """It was warm, and launched by what the policy said before."""
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.DEBUG
+
+    def __str__(self) -> str:
+        return "replaced: it was launched before the reload"
 
 
 @dataclass(frozen=True)
@@ -266,6 +433,29 @@ class ZygoteReplaced(Event):
 
     def __str__(self) -> str:
         return f"a new zygote runs (pid {self.pid})"
+
+
+@dataclass(frozen=True)
+class Reloaded(Event):
+    """The policy was read again; *changes* in words. *log_level* holds from here on."""
+
+    changes: tuple[str, ...]
+    log_level: LogLevel
+
+    def __str__(self) -> str:
+        return f"policy reloaded: {'; '.join(self.changes) or 'nothing changed'}"
+
+
+@dataclass(frozen=True)
+class ReloadRefused(Event):
+    reason: str
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.ERROR
+
+    def __str__(self) -> str:
+        return f"reload refused: {self.reason}; everything stays as it was"
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,10 @@ class LineRate:
 
 
 class LogLines:
-    """Takes the bytes of a log pipe apart."""
+    """Takes the bytes of a log pipe apart. *rate* may change at any time."""
 
     def __init__(self, rate: LineRate, now: float) -> None:
-        self._rate = rate
+        self.rate = rate
         self._tokens = rate.burst
         self._filled = now
         self._rest = b""
@@ -50,7 +50,7 @@ class LogLines:
 
     def feed(self, data: bytes, now: float) -> list[LogLine | Dropped]:
         """The lines completed by *data*. An overlong line is cut; its remainder is thrown away up to its end."""
-        self._tokens = min(self._rate.burst, self._tokens + (now - self._filled) * self._rate.per_second)
+        self._tokens = min(self.rate.burst, self._tokens + (now - self._filled) * self.rate.per_second)
         self._filled = now
         *whole, self._rest = (self._rest + data).split(b"\n")
         lines: list[LogLine | Dropped] = []

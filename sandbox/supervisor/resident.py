@@ -7,37 +7,55 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from virtiofs_sandbox.confine import LaunchPlan
-from virtiofs_sandbox.policies.share import Share
-from virtiofs_sandbox.supervisor.events import HostLacks, Sink, Stopped, Stopping
+from virtiofs_sandbox.confine import CannotConfineError, LaunchPlan
+from virtiofs_sandbox.policies.share import Share, ShareError
+from virtiofs_sandbox.supervisor.changes import changes, refusal
+from virtiofs_sandbox.supervisor.denials import Denials
+from virtiofs_sandbox.supervisor.events import HostLacks, Reloaded, ReloadRefused, Sink, Stopped, Stopping
 from virtiofs_sandbox.supervisor.listener import Listener
 from virtiofs_sandbox.supervisor.service import Service
 from virtiofs_sandbox.supervisor.timing import Timing
-from virtiofs_sandbox.supervisor.worker import Worker, launch_worker
+from virtiofs_sandbox.supervisor.worker import Terms, Worker, launch_worker
 from virtiofs_sandbox.supervisor.zygotes import Launching, Z, Zygotes
 
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+Reload = Callable[[], tuple[Share, LaunchPlan]]
+"""Reads the policy again. Runs inside the event loop, between two steps of it: a thread would bar the forking of a
+zygote, and the guests' data does not pass here."""
 
 
-class _StopSignals:
-    """SIGTERM, SIGINT and SIGHUP as something to wait for; a SIGHUP that nohup(1) switched off stays off."""
+class _Signals:
+    """What is asked of the process, as something to wait for.
 
-    def __init__(self) -> None:
+    SIGHUP is a reload where there is something to reload, and else stops like SIGTERM and SIGINT, unless nohup(1)
+    switched it off.
+    """
+
+    def __init__(self, *, reloads: bool) -> None:
         self._loop = asyncio.get_running_loop()
-        self._received: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        self._stops: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        self._reload = asyncio.Event()
+        self._reloads = reloads
 
-    def __enter__(self) -> _StopSignals:
-        for number in _STOP_SIGNALS:
+    def __enter__(self) -> _Signals:
+        for number in _STOP_SIGNALS if self._reloads else (*_STOP_SIGNALS, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
-                self._loop.add_signal_handler(number, self._received.put_nowait, number)
+                self._loop.add_signal_handler(number, self._stops.put_nowait, number)
+        if self._reloads:
+            self._loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number in _STOP_SIGNALS:
+        for number in (*_STOP_SIGNALS, signal.SIGHUP):
             self._loop.remove_signal_handler(number)
 
-    async def next(self) -> signal.Signals:
-        return await self._received.get()
+    async def stop(self) -> signal.Signals:
+        return await self._stops.get()
+
+    async def reload(self) -> None:
+        """Several that came since the last one are one."""
+        await self._reload.wait()
+        self._reload.clear()
 
 
 async def run_share(
@@ -48,26 +66,32 @@ async def run_share(
     listen: Callable[[], Listener],
     sink: Sink,
     timing: Timing,
+    reload: Reload | None = None,
+    refusals: tuple[type[Exception], ...] = (ShareError, CannotConfineError),
 ) -> bool:
     """Serves *share* until a signal. False when something was left behind.
 
-    *listen* is called once a worker is warm. Raises StartError, ListenError.
+    *listen* is called once a worker is warm. *reload* is called on SIGHUP, from then on; what it raises refuses the
+    reload, and is a fault of ours unless it is one of *refusals*. Raises StartError, ListenError.
     """
     for warning in plan.warnings:
         sink(HostLacks(share.name, warning))
     zygotes = Zygotes(share.name, launching, sink)
+    denials = Denials(sink)
 
-    async def launch(generation: int) -> Worker:
-        return await launch_worker(share, plan, generation, zygotes)
+    async def launch(generation: int, terms: Terms) -> Worker:
+        worker = await launch_worker(terms, generation, zygotes)
+        denials.launched(share.name, generation, worker.pid)
+        return worker
 
-    service = Service(share.name, launch, sink, timing)
-    with _StopSignals() as signals:
-        wait = asyncio.ensure_future(signals.next())
+    service = Service(Terms(share, plan), launch, denials.show, timing)
+    with denials, _Signals(reloads=reload is not None) as signals:
+        wait = asyncio.ensure_future(signals.stop())
         clean = True
         try:
             if await _started(service, wait):
                 service.listen(listen())
-                await wait
+                await _reload_until(wait, signals, Reloader(service, reload, refusals, sink))
             sink(Stopping(share.name, wait.result().name, timing.stop_grace))
         finally:
             wait.cancel()
@@ -75,6 +99,54 @@ async def run_share(
             zygotes.close()
     sink(Stopped(share.name))
     return clean
+
+
+class Reloader:
+    """Reads the policy again and hands it to the service, or says why everything stays as it was."""
+
+    def __init__(
+        self, service: Service, read: Reload | None, refusals: tuple[type[Exception], ...], sink: Sink
+    ) -> None:
+        self._service = service
+        self._read = read
+        self._refusals = refusals
+        self._sink = sink
+
+    async def reload(self) -> None:
+        """Never raises: a fault in here must not end a share in service."""
+        attempt = asyncio.ensure_future(self._attempt())
+        await asyncio.wait({attempt})
+        error = attempt.exception()
+        if error is not None:
+            expected = isinstance(error, self._refusals)
+            reason = str(error) if expected else f"fault in the supervisor: {error!r}"
+            self._sink(ReloadRefused(self._service.terms.share.name, reason))
+
+    async def _attempt(self) -> None:
+        if self._read is None:
+            return
+        old = self._service.terms
+        new = Terms(*self._read())
+        if sentence := refusal(old.share, new.share):
+            self._sink(ReloadRefused(old.share.name, sentence))
+            return
+        found = tuple(change.words for change in changes(old.share, new.share))
+        self._sink(Reloaded(old.share.name, found, new.share.log_level))
+        for warning in new.plan.warnings:
+            if warning not in old.plan.warnings:
+                self._sink(HostLacks(old.share.name, warning))
+        self._service.take_over(new)
+
+
+async def _reload_until(stop: asyncio.Future[signal.Signals], signals: _Signals, reloader: Reloader) -> None:
+    while not stop.done():
+        asked = asyncio.ensure_future(signals.reload())
+        waiting: set[asyncio.Future[Any]] = {asked, stop}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if stop.done():
+            asked.cancel()
+            return
+        await reloader.reload()
 
 
 async def _started(service: Service, stop: asyncio.Future[signal.Signals]) -> bool:
@@ -89,9 +161,9 @@ async def _started(service: Service, stop: asyncio.Future[signal.Signals]) -> bo
     return not stop.done()
 
 
-async def _stop(service: Service, signals: _StopSignals, grace: float) -> bool:
+async def _stop(service: Service, signals: _Signals, grace: float) -> bool:
     stopping = asyncio.ensure_future(service.stop(grace))
-    second = asyncio.ensure_future(signals.next())
+    second = asyncio.ensure_future(signals.stop())
     waiting: set[asyncio.Future[Any]] = {stopping, second}
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     if second.done():

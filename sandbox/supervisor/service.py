@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from virtiofs_sandbox.supervisor.backoff import Backoff
+from virtiofs_sandbox.supervisor.changes import Change, Reach, changes
 from virtiofs_sandbox.supervisor.clients import Client
 from virtiofs_sandbox.supervisor.events import (
     AcceptFailed,
@@ -19,12 +20,16 @@ from virtiofs_sandbox.supervisor.events import (
     Listening,
     Sink,
     StillThere,
+    TakesEffectLater,
+    WorkerReplaced,
 )
+from virtiofs_sandbox.supervisor.jailmounts import JailMounts
 from virtiofs_sandbox.supervisor.listener import Listener
 from virtiofs_sandbox.supervisor.slot import Launch, Slot
 from virtiofs_sandbox.supervisor.states import GOING, State
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.waiting import WaitingLine
+from virtiofs_sandbox.supervisor.worker import Terms
 
 _ACCEPTS_AT_ONCE = 16
 
@@ -36,9 +41,10 @@ class StartError(Exception):
 class Service:
     """To be made inside the event loop; then `start`, `listen`, and in the end `stop`."""
 
-    def __init__(self, share: str, launch: Launch, sink: Sink, timing: Timing) -> None:
-        """*launch* launches the worker of a generation."""
-        self._share = share
+    def __init__(self, terms: Terms, launch: Launch, sink: Sink, timing: Timing) -> None:
+        """*launch* launches the worker of a generation, by the terms that hold when its turn comes."""
+        self._share = terms.share.name
+        self._terms = terms
         self._launch = launch
         self._sink = sink
         self._timing = timing
@@ -49,6 +55,7 @@ class Service:
         self._accepting = False
         self._holder: Slot | None = None
         self._next: Slot | None = None
+        self._replaced: list[Slot] = []
         self._launched = 0
         self._stopping = False
         self._settling: asyncio.Handle | None = None
@@ -56,8 +63,13 @@ class Service:
         self._change = asyncio.Event()
 
     @property
+    def terms(self) -> Terms:
+        """The newest: what the next worker is launched by."""
+        return self._terms
+
+    @property
     def slots(self) -> tuple[Slot, ...]:
-        return tuple(slot for slot in (self._holder, self._next) if slot is not None)
+        return tuple(slot for slot in (self._holder, self._next, *self._replaced) if slot is not None)
 
     async def start(self) -> None:
         """Returns once a worker is warm. What fails now would fail for every client: StartError, nothing left."""
@@ -75,6 +87,31 @@ class Service:
         waiting = listener.somebody_waits()
         self._resume_accepting()
         self._sink(Listening(self._share, listener.name, waiting))
+        self._settle_soon()
+
+    def take_over(self, terms: Terms) -> None:
+        """The share is what *terms* say from now on, as far as it can be while clients stay.
+
+        What a running worker cannot take over waits until its client leaves; a worker without one is replaced.
+        """
+        self._terms = terms
+        if self._holder is not None:
+            late = _beyond(Reach.MOUNTS, self._holder, terms)
+            if late and self._holder.state not in GOING:
+                words = tuple(change.words for change in late)
+                self._sink(TakesEffectLater(self._share, self._holder.generation, self._holder.peer, words))
+            self._holder.adopt(terms)
+        if self._next is None:
+            return
+        # Mounts of a jail that nobody uses yet are sooner made anew than changed.
+        same_mounts = JailMounts.built(self._next.terms.plan) == JailMounts.built(terms.plan)
+        if self._next.state is State.BACKOFF or (same_mounts and not _beyond(Reach.SETTINGS, self._next, terms)):
+            self._next.adopt(terms)
+            return
+        self._sink(WorkerReplaced(self._share, self._next.generation, None))
+        self._next.stop(0.0)
+        self._replaced.append(self._next)
+        self._next = None
         self._settle_soon()
 
     async def stop(self, grace: float) -> bool:
@@ -115,7 +152,7 @@ class Service:
     def _new_slot(self, delay: float) -> Slot:
         self._launched += 1
         return Slot(
-            self._share,
+            self._terms,
             # A u32 in every message; wrapped around it would still tell neighbours apart.
             self._launched & 0xFFFFFFFF,
             launch=self._launch,
@@ -158,6 +195,7 @@ class Service:
             self._holder = None
         if self._next in gone:
             self._next = None
+        self._replaced = [slot for slot in self._replaced if slot not in gone]
         delay = 0.0
         for slot in gone:
             if slot.failure is not None and not self._stopping:
@@ -168,7 +206,7 @@ class Service:
 
     def _seat(self) -> None:
         """Gives the place, if it is free, to whoever is first in line."""
-        if self._holder is not None or self._next is None or self._next.state is not State.WARM:
+        if self._holder is not None or self._next is None or not self._next.takes_client:
             return
         client = self._line.call_up()
         if client is None:
@@ -246,3 +284,8 @@ class Service:
         if self._listener is not None and self._accepting:
             self._accepting = False
             self._loop.remove_reader(self._listener.fileno())
+
+
+def _beyond(reach: Reach, slot: Slot, terms: Terms) -> list[Change]:
+    """What of *terms* takes more than *reach* for the jail of *slot*."""
+    return [change for change in changes(slot.terms.share, terms.share) if change.reach.rank > reach.rank]

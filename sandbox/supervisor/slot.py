@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from virtiofs_sandbox.confine.plan import HeldRule
 from virtiofs_sandbox.ipc.exits import Ending, ExitCode
 from virtiofs_sandbox.ipc.messages import PROTOCOL_VERSION, ClientStep, Kind, Message
 from virtiofs_sandbox.ipc.transport import ChannelClosedError
 from virtiofs_sandbox.launcher import LaunchError
+from virtiofs_sandbox.supervisor.adoption import Adoption
 from virtiofs_sandbox.supervisor.clients import Client, Peer
+from virtiofs_sandbox.supervisor.dialogue import WrongAnswerError
 from virtiofs_sandbox.supervisor.events import (
     ClientProgress,
     ClientServed,
@@ -22,12 +25,17 @@ from virtiofs_sandbox.supervisor.events import (
     WorkerWarm,
 )
 from virtiofs_sandbox.supervisor.loglines import Dropped, LogLine
-from virtiofs_sandbox.supervisor.states import Event, OutOfOrderError, State, next_state
+from virtiofs_sandbox.supervisor.states import ADOPTING, Event, OutOfOrderError, State, next_state
 from virtiofs_sandbox.supervisor.timing import Timing
-from virtiofs_sandbox.supervisor.worker import Worker, start_message, stop_message
+from virtiofs_sandbox.supervisor.worker import Terms, Worker, start_message, stop_message
 
-_MESSAGE_EVENTS = {Kind.READY: Event.READY, Kind.CLIENT: Event.CLIENT, Kind.LEAVING: Event.LEAVING}
-Launch = Callable[[int], Awaitable[Worker]]
+_MESSAGE_EVENTS = {
+    Kind.READY: Event.READY,
+    Kind.CLIENT: Event.CLIENT,
+    Kind.LEAVING: Event.LEAVING,
+    Kind.APPLIED: Event.APPLIED,
+}
+Launch = Callable[[int, Terms], Awaitable[Worker]]
 
 
 class Slot:
@@ -35,7 +43,7 @@ class Slot:
 
     def __init__(
         self,
-        share: str,
+        terms: Terms,
         generation: int,
         *,
         launch: Launch,
@@ -44,7 +52,8 @@ class Slot:
         timing: Timing,
         delay: float,
     ) -> None:
-        self.share = share
+        self.terms = terms
+        self.share = terms.share.name
         self.generation = generation
         self.state = State.BACKOFF
         self.since = 0.0
@@ -57,6 +66,7 @@ class Slot:
         self._grace = timing.stop_grace
         self._client: Client | None = None
         self._worker: Worker | None = None
+        self._adoption = Adoption(terms, self, sink, timing, changed)
         self._asked = False
         self._kill_reason: str | None = None
         self._loop = asyncio.get_running_loop()
@@ -68,6 +78,40 @@ class Slot:
     def pid(self) -> int | None:
         """The keeper's, while it runs."""
         return self._worker.pid if self._worker else None
+
+    @property
+    def takes_client(self) -> bool:
+        """Ready, and by the newest rules."""
+        return self.state is State.WARM and self.settled
+
+    @property
+    def replaceable(self) -> bool:
+        return self.state is State.WARM
+
+    @property
+    def settled(self) -> bool:
+        """No change of the policy is on its way into the jail."""
+        return self._adoption.settled
+
+    @property
+    def layers(self) -> tuple[HeldRule, ...]:
+        """Of each path rule, whether a mount holds it now besides the worker."""
+        return self._adoption.layers
+
+    def adopt(self, terms: Terms) -> None:
+        """Takes over of *terms* what a running jail can; a launch that has not begun takes all of it.
+
+        The newest wins. A worker that does not follow is killed if it would go on by rules that forbid less.
+        """
+        if self.state is State.BACKOFF:
+            self.terms = terms
+            self._adoption = Adoption(terms, self, self._sink, self._timing, self._changed)
+        else:
+            self._adoption.aim(terms)
+
+    def fail(self, reason: str) -> None:
+        """Ends the jail by its worker's fault."""
+        self._kill(reason)
 
     def serve(self, client: Client) -> bool:
         """Hands *client* over. False, and the client stays the caller's, when the worker is gone already."""
@@ -119,6 +163,12 @@ class Slot:
         except OutOfOrderError as error:
             self._kill(f"out of order: {error}")
             return
+        if message.kind is Kind.APPLIED:
+            try:
+                self._adoption.answered(message)
+            except WrongAnswerError as error:
+                self._kill(str(error))
+            return
         self._tell(message)
         self._enter(_MESSAGE_EVENTS[message.kind])
 
@@ -163,11 +213,15 @@ class Slot:
             self._deadline = self._loop.call_later(seconds, self._kill, reason)
         if event is Event.RETRY:
             self._begun = self.since
-            self._task = asyncio.ensure_future(self._launch(self.generation))
+            self._task = asyncio.ensure_future(self._launch(self.generation, self.terms))
             self._task.add_done_callback(self._launched)
         if self.state in (State.LEAVING, State.GONE):
             # Ours is the last copy of the connection: the monitor must see the end now.
             self._release_client()
+        if self.state not in ADOPTING:
+            self._adoption.end()
+        elif self._worker is not None:
+            self._adoption.begin(self._worker)
         self._changed()
 
     def _limit(self) -> tuple[float, str] | None:

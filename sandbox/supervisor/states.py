@@ -30,6 +30,7 @@ class Event(enum.Enum):
     START = "a client was handed over"
     CLIENT = "message CLIENT"
     LEAVING = "message LEAVING"
+    APPLIED = "message APPLIED"
     HANG_UP = "the client's connection was seen closed"
     STOP = "the supervisor stops"
     KILL = "the jail was sent SIGKILL"
@@ -54,21 +55,25 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
         (_S.WARMING, _E.KILL): _S.KILLED,
         (_S.WARMING, _E.EXIT): _S.GONE,
         (_S.WARM, _E.START): _S.SERVING,
+        (_S.WARM, _E.APPLIED): _S.WARM,
         (_S.WARM, _E.STOP): _S.STOPPING,
         (_S.WARM, _E.KILL): _S.KILLED,
         (_S.WARM, _E.EXIT): _S.GONE,
         (_S.SERVING, _E.CLIENT): _S.SERVING,
         (_S.SERVING, _E.LEAVING): _S.LEAVING,
         (_S.SERVING, _E.HANG_UP): _S.DESERTED,
+        (_S.SERVING, _E.APPLIED): _S.SERVING,
         (_S.SERVING, _E.STOP): _S.STOPPING,
         (_S.SERVING, _E.KILL): _S.KILLED,
         (_S.SERVING, _E.EXIT): _S.GONE,
         (_S.DESERTED, _E.CLIENT): _S.DESERTED,
         (_S.DESERTED, _E.LEAVING): _S.LEAVING,
+        (_S.DESERTED, _E.APPLIED): _S.DESERTED,
         (_S.DESERTED, _E.STOP): _S.STOPPING,
         (_S.DESERTED, _E.KILL): _S.KILLED,
         (_S.DESERTED, _E.EXIT): _S.GONE,
         (_S.LEAVING, _E.CLIENT): _S.LEAVING,
+        (_S.LEAVING, _E.APPLIED): _S.LEAVING,
         (_S.LEAVING, _E.STOP): _S.STOPPING,
         (_S.LEAVING, _E.KILL): _S.KILLED,
         (_S.LEAVING, _E.EXIT): _S.GONE,
@@ -76,11 +81,14 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
         (_S.STOPPING, _E.READY): _S.STOPPING,
         (_S.STOPPING, _E.CLIENT): _S.STOPPING,
         (_S.STOPPING, _E.LEAVING): _S.STOPPING,
+        (_S.STOPPING, _E.APPLIED): _S.STOPPING,
         (_S.STOPPING, _E.KILL): _S.KILLED,
         (_S.STOPPING, _E.EXIT): _S.GONE,
         (_S.KILLED, _E.EXIT): _S.GONE,
     }
 )
+# A worker that may be told of new settings: it is up, and what it serves has not ended.
+ADOPTING = frozenset({State.WARM, State.SERVING, State.DESERTED})
 # The place will be free without anybody being asked to go: the next worker is warmed meanwhile.
 GOING = frozenset({State.DESERTED, State.LEAVING, State.KILLED})
 

@@ -12,7 +12,7 @@ class Timing:
     """*ready*: from launch to READY. *patience*: how long a monitor waits beside one that stays. *leave*: from LEAVING
     (or the hang-up) to the end of the jail. *stop_grace*: what STOP allows for draining. *stop_margin*: on top of it,
     before SIGKILL. *give_up*: from SIGKILL to admitting that a process hangs in the kernel. *accept_pause*: after
-    accept(2) failed for want of something.
+    accept(2) failed for want of something. *settings*: from SETTINGS to APPLIED; requests in flight end between them.
     """
 
     ready: float = 10.0
@@ -22,4 +22,5 @@ class Timing:
     stop_margin: float = 1.0
     give_up: float = 3.0
     accept_pause: float = 1.0
+    settings: float = 10.0
     backoff: BackoffLimits = field(default_factory=BackoffLimits)

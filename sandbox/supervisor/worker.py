@@ -12,11 +12,13 @@ import math
 import os
 import signal
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Protocol
 
 from virtiofs_sandbox.confine import LaunchPlan
+from virtiofs_sandbox.confine.plan import MountChange
 from virtiofs_sandbox.confine.rules import worker_rules
-from virtiofs_sandbox.ipc.config import Filters, WorkerConfig, encode_config
+from virtiofs_sandbox.ipc.config import Filters, LiveSettings, WorkerConfig, encode_config, encode_settings
 from virtiofs_sandbox.ipc.descriptors import OwnedFd
 from virtiofs_sandbox.ipc.exits import Ending
 from virtiofs_sandbox.ipc.memfds import ARENA_BYTES, STATISTICS_BYTES, fixed_memory, sealed_document
@@ -24,23 +26,34 @@ from virtiofs_sandbox.ipc.messages import Kind, Message, MessageError
 from virtiofs_sandbox.ipc.stats import Statistics, read_statistics
 from virtiofs_sandbox.ipc.transport import ChannelClosedError, ControlChannel
 from virtiofs_sandbox.launcher import HandOver, Jail
-from virtiofs_sandbox.policies.share import Access, LogLevel, Share
+from virtiofs_sandbox.launcher.launch import bury_group, end_group
+from virtiofs_sandbox.policies.share import Access, LogLevel, Share, Tier
 from virtiofs_sandbox.supervisor.clients import Client
 from virtiofs_sandbox.supervisor.loglines import Dropped, LineRate, LogLine, LogLines
 
 _MESSAGES_PER_SECOND = 64
 _LOG_BYTES_PER_SECOND = 256 * 1024
 _READ_BYTES = 4096
+_BURY_SECONDS = 0.02
 # A hostile worker brings about a megabyte a minute into the log, and no more.
 _LINE_RATE = LineRate(per_second=10, burst=200)
 # Somebody who asked for every request wants to see every request.
 _DEBUG_LINE_RATE = LineRate(per_second=2000, burst=2000)
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What a worker is launched by: the share, and the plan that was prepared for it."""
+
+    share: Share
+    plan: LaunchPlan
+
+
 class JailLauncher(Protocol):
-    """Builds jails; the launcher package's Launcher is one. Raises LaunchError."""
+    """Builds jails, and changes their mounts; the launcher package's Launcher is one. Raises LaunchError."""
 
     async def launch(self, plan: LaunchPlan, hand_over: HandOver) -> Jail: ...
+    async def adjust(self, jail: Jail, changes: tuple[MountChange, ...]) -> None: ...
 
 
 class WorkerHandler(Protocol):
@@ -55,15 +68,26 @@ class WorkerHandler(Protocol):
 class Worker:
     """Owner of one running jail's descriptors, all closed once its keeper is reaped."""
 
-    def __init__(self, jail: Jail, channel: ControlChannel, log: OwnedFd, page: OwnedFd, log_level: LogLevel) -> None:
+    def __init__(
+        self,
+        jail: Jail,
+        launcher: JailLauncher,
+        channel: ControlChannel,
+        log: OwnedFd,
+        page: OwnedFd,
+        *,
+        log_level: LogLevel,
+    ) -> None:
         self.pid = jail.pid
+        self.unheld = jail.unheld
+        self._jail = jail
+        self._launcher = launcher
         self._pidfd = OwnedFd(jail.pidfd)
         self._channel = channel
         self._log = log
         self._page = page
         self._loop = asyncio.get_running_loop()
-        rate = _DEBUG_LINE_RATE if log_level is LogLevel.DEBUG else _LINE_RATE
-        self._lines = LogLines(rate, self._loop.time())
+        self._lines = LogLines(_rate(log_level), self._loop.time())
         self._handler: WorkerHandler | None = None
         self._refill: asyncio.TimerHandle | None = None
         self._muted = False
@@ -80,6 +104,16 @@ class Worker:
     def send(self, message: Message, client: Client | None = None) -> None:
         """Raises ChannelClosedError when the worker is gone, BlockingIOError when it does not read."""
         self._channel.send(message, () if client is None else (client.fileno(),))
+
+    def send_settings(self, message: Message, settings: LiveSettings) -> None:
+        """Raises as `send` does, and ConfigError for settings that are too long."""
+        with sealed_document("virtiofs-settings", encode_settings(settings)) as document:
+            self._channel.send(message, (document.fileno(),))
+        self._lines.rate = _rate(LogLevel(settings.log_level))
+
+    async def adjust(self, changes: tuple[MountChange, ...]) -> None:
+        """Changes the mounts of the jail. Raises LaunchError."""
+        await self._launcher.adjust(self._jail, changes)
 
     def kill(self) -> None:
         """SIGKILL to the keeper, and so to everything in its pid namespace."""
@@ -163,9 +197,26 @@ class Worker:
         return bool(data)
 
     def _exited(self) -> None:
-        result = os.waitid(os.P_PIDFD, self._pidfd.fileno(), os.WEXITED | os.WNOHANG)
+        result = os.waitid(os.P_PIDFD, self._pidfd.fileno(), os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if result is None:
             return
+        self._loop.remove_reader(self._pidfd.fileno())
+        if self._jail.tier is Tier.BARE:
+            # No pid namespace ends the others with it. Its number is its own until it is reaped.
+            end_group(self.pid)
+            self._bury(result)
+        else:
+            os.waitid(os.P_PIDFD, self._pidfd.fileno(), os.WEXITED)
+            self._report_end(result)
+
+    def _bury(self, result: os.waitid_result) -> None:
+        """Waits, without blocking, until nobody is left of a group."""
+        if bury_group(self.pid):
+            self._report_end(result)
+        else:
+            self._loop.call_later(_BURY_SECONDS, self._bury, result)
+
+    def _report_end(self, result: os.waitid_result) -> None:
         handler = self._told()
         self._refresh()
         # Its last messages and lines tell why it ended, so they come before the end itself.
@@ -192,8 +243,13 @@ class Worker:
         return self._handler
 
 
-async def launch_worker(share: Share, plan: LaunchPlan, generation: int, launcher: JailLauncher) -> Worker:
+def _rate(level: LogLevel) -> LineRate:
+    return _DEBUG_LINE_RATE if level is LogLevel.DEBUG else _LINE_RATE
+
+
+async def launch_worker(terms: Terms, generation: int, launcher: JailLauncher) -> Worker:
     """Makes what crosses the boundary, launches, and keeps this side's ends. Raises LaunchError or OSError."""
+    share, plan = terms.share, terms.plan
     config = encode_config(
         WorkerConfig(
             version=2,
@@ -228,7 +284,7 @@ async def launch_worker(share: Share, plan: LaunchPlan, generation: int, launche
         numbers = (owner.fileno() for owner in (far_end, document, page, arena, log_write))
         jail = await launcher.launch(plan, HandOver(*numbers))
         ours.pop_all()
-    return Worker(jail, channel, log_read, page, share.log_level)
+    return Worker(jail, launcher, channel, log_read, page, log_level=share.log_level)
 
 
 def _filters(plan: LaunchPlan) -> Filters | None:
@@ -238,6 +294,10 @@ def _filters(plan: LaunchPlan) -> Filters | None:
 
 def start_message(generation: int, client: Client) -> Message:
     return Message(Kind.START, generation, a=client.peer.pid, b=client.peer.uid & 0xFFFFFFFF)
+
+
+def settings_message(generation: int, serial: int) -> Message:
+    return Message(Kind.SETTINGS, generation, a=serial)
 
 
 def stop_message(generation: int, grace: float) -> Message:

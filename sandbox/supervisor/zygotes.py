@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from virtiofs_sandbox.confine import LaunchPlan
+from virtiofs_sandbox.confine.plan import MountChange
 from virtiofs_sandbox.ipc.descriptors import OwnedFd
 from virtiofs_sandbox.ipc.exits import Ending
 from virtiofs_sandbox.launcher import HandOver, Jail, LaunchError
@@ -31,6 +32,7 @@ class ZygoteProcess(Protocol):
 
 
 Z = TypeVar("Z", bound=ZygoteProcess)
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -67,12 +69,19 @@ class Zygotes(Generic[Z]):
 
     async def launch(self, plan: LaunchPlan, hand_over: HandOver) -> Jail:
         """Raises LaunchError."""
+        return await self._through_zygote(lambda launcher: launcher.launch(plan, hand_over))
+
+    async def adjust(self, jail: Jail, changes: tuple[MountChange, ...]) -> None:
+        """Changes the mounts of a running jail. Raises LaunchError."""
+        await self._through_zygote(lambda launcher: launcher.adjust(jail, changes))
+
+    async def _through_zygote(self, request: Callable[[JailLauncher], Awaitable[R]]) -> R:
         async with self._turn:
             self._bury()
             launcher = self._launcher or self._replace()
             self._in_flight = True
             try:
-                return await launcher.launch(plan, hand_over)
+                return await request(launcher)
             except (LaunchError, asyncio.CancelledError) as error:
                 if self._zygote is not None and _hangs(error):
                     self._zygote.kill()

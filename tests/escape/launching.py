@@ -62,6 +62,11 @@ class Work:
         return prepare(share, probe_host(), worker=self.worker)
 
 
+def host(work: Path, worker: Path, options: Options) -> Result:
+    """What this caller finds out about the host."""
+    return {name: value for name, value in vars(probe_host()).items() if not isinstance(value, bytes)}
+
+
 def probe(work: Path, worker: Path, options: Options) -> Result:
     """What the prober in *worker*'s place reaches."""
     place = Work(work, worker)
@@ -114,7 +119,7 @@ def every_request(work: Path, worker: Path, options: Options) -> Result:
 
     async def run() -> Result:
         async with running(Launcher(place.zygote), plan, serving.document(plan)) as jail:
-            answered = serving.every_request(jail.control)
+            answered = serving.every_request(jail.control, "client left")
             os.set_blocking(jail.log, False)
             with contextlib.suppress(BlockingIOError):
                 answered["log"] = os.read(jail.log, 65536).decode()
@@ -277,6 +282,7 @@ def tree(work: Path, worker: Path, options: Options) -> Result:
                 await _adjust(launcher, jail.jail, MountAction.DETACH, b"three")
                 result["listed_without"] = _listed(guest)
                 result["held_still_reads"] = guest.read(node, handle, 0, 100).decode()
+                result["opened_after"] = guest.request(Opcode.OPEN, fuse.open_flags(os.O_RDONLY), node).error
                 result["detached_again"] = await _adjust(launcher, jail.jail, MountAction.DETACH, b"three")
             return result
 
@@ -448,6 +454,7 @@ def _write(path: Path) -> str:
 SCENARIOS: dict[str, Callable[[Path, Path, Options], Result]] = {
     scenario.__name__: scenario
     for scenario in (
+        host,
         probe,
         serve,
         every_request,

@@ -10,15 +10,17 @@ import asyncio
 import contextlib
 import ctypes
 import dataclasses
+import errno
 import json
 import os
 import resource
 import signal
 import socket
 import stat
+import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,15 @@ import prctl
 import pyseccomp
 from virtiofs_sandbox.confine import LaunchPlan, prepare, probe_host, seccomp
 from virtiofs_sandbox.launcher import Launcher, LaunchError, Zygote, forking
-from virtiofs_sandbox.policies.share import Access, Share
+from virtiofs_sandbox.policies.share import Access, LogLevel, Share
+from virtiofs_sandbox.supervisor.denials import Denials
+from virtiofs_sandbox.supervisor.events import Event, WorkerSaid, WorkerWarm
+from virtiofs_sandbox.supervisor.loglines import parse_line
 from virtiofs_sandbox.syscalls import mounts
 
 from tests.escape import serving
 from tests.escape.jailing import STATISTICS_BYTES, Decoys, answers, lines, running
+from tests.guest.fuse import Opcode
 
 # Loaded before privileges are given up: their files may lie where only root reads.
 assert forking and pyseccomp
@@ -376,19 +382,67 @@ def serve(work: Path, prober: Path, options: Options) -> Result:
 
     async def run() -> Result:
         async with running(Launcher(stage.zygote), plan, serving.document(plan)) as jail:
-            answered = serving.every_request(jail.control)
-            os.set_blocking(jail.log, False)
-            with contextlib.suppress(BlockingIOError):
-                answered["log"] = os.read(jail.log, 65536).decode()
-            ended = os.waitid(os.P_PIDFD, jail.jail.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            return answered | {"ended": ended and ended.si_status, "tier": plan.tier.value}
+            answered = serving.every_request(jail.control, options.get("ending", "client left"))
+            ended = os.waitid(os.P_PIDFD, jail.jail.pidfd, os.WEXITED | os.WNOWAIT)
+            log = b"".join(_logged(jail.log)).decode()
+            return answered | {"ended": ended and ended.si_status, "tier": plan.tier.value, "log": log}
 
     return asyncio.run(run())
 
 
+def _logged(log: int) -> Iterator[bytes]:
+    with contextlib.suppress(BlockingIOError):
+        while lines := os.read(log, 65536):
+            yield lines
+
+
+def denial(work: Path, prober: Path, options: Options) -> Result:
+    """A real worker whose queue threads are refused one call more than they should be; what its supervisor is told."""
+    stage = Stage(work, prober, options)
+    assert stage.plan.filters
+    one_more = _refuses_fstatfs(0x30000 if options["source"] == "own report" else 0x50000 | errno.EPERM)
+    filters = dataclasses.replace(stage.plan.filters, queue=one_more)
+    plan = dataclasses.replace(stage.plan, worker=os.fsencode(options["worker"]), filters=filters)
+    told: list[Event] = []
+
+    async def run() -> Result:
+        with Denials(told.append) as denials:
+            async with running(Launcher(stage.zygote), plan, serving.document(plan)) as jail:
+                denials.launched("probe", serving.GENERATION, jail.jail.pid)
+                with serving.connect(jail.control) as guest:
+                    denials.show(WorkerWarm("probe", serving.GENERATION, None, jail.jail.pid, 0.0))
+                    guest.start(queues=2)
+                    guest.init()
+                    answers = [guest.request(Opcode.STATFS).error for _ in range(int(options.get("times", "1")))]
+                    serves = guest.serves()
+                await _a_warning(told, 5.0 if options["source"] == "records" else 0.0)
+                for line in b"".join(_logged(jail.log)).splitlines():
+                    said = parse_line(line)
+                    denials.show(WorkerSaid("probe", serving.GENERATION, None, said.level, said.text))
+        return {
+            "answers": answers,
+            "serves": serves,
+            "told": [str(event) for event in told if event.level is LogLevel.WARNING],
+        }
+
+    return asyncio.run(run())
+
+
+async def _a_warning(told: list[Event], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not any(event.level is LogLevel.WARNING for event in told):
+        await asyncio.sleep(0.01)
+
+
+def _refuses_fstatfs(answer: int) -> bytes:
+    """A program that gives *answer* to fstatfs(2), and allows the rest."""
+    instructions = ((0x20, 0, 0, 0), (0x15, 0, 1, 138), (6, 0, 0, answer), (6, 0, 0, 0x7FFF0000))
+    return b"".join(struct.pack("<HBBI", *instruction) for instruction in instructions)
+
+
 SCENARIOS: dict[str, Callable[[Path, Path, Options], Result]] = {
     scenario.__name__: scenario
-    for scenario in (probe, inspect, failure, leaks, zygote_dies, cut_off, supervisor_dies, serve)
+    for scenario in (probe, inspect, failure, leaks, zygote_dies, cut_off, supervisor_dies, serve, denial)
 }
 
 if __name__ == "__main__":

@@ -99,6 +99,7 @@ def test_a_child_comes_and_goes_while_the_worker_serves(grown: dict[str, Any]) -
     assert (grown["read_third"], grown["written_third"]) == ("of three", "")
     assert grown["listed_without"] == ["one", "two"]
     assert grown["held_still_reads"] == "of three", "what is open stays usable until it is closed"
+    assert grown["opened_after"] != 0, "Landlock grants nothing outside of the share's root"
 
 
 def test_a_child_comes_once_and_goes_once(grown: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import NoReturn, Self
 
 import prctl
 from virtiofs_sandbox.confine import LaunchPlan, Tier
+from virtiofs_sandbox.confine.plan import MountChange
 from virtiofs_sandbox.launcher import HandOver, Jail, LaunchError
 from virtiofs_sandbox.supervisor.zygotes import Launching
 
@@ -77,13 +78,27 @@ class FakeZygote:
             os.waitpid(self.pid, 0)
 
 
+Adjust = Callable[[MountChange], None]
+"""Told of every change to the mounts of a jail; raises LaunchError for those that cannot be made."""
+
+
+def anything(_: MountChange) -> None:
+    return
+
+
 class FakeLauncher:
     """Launches by fork; *pids* gets the workers' pids in the order of launch."""
 
-    def __init__(self, zygote: FakeZygote, script: Script, pids: list[int]) -> None:
+    def __init__(self, zygote: FakeZygote, script: Script, pids: list[int], adjust: Adjust) -> None:
         self._zygote = zygote
         self._script = script
         self._pids = pids
+        self._adjust = adjust
+
+    async def adjust(self, _: Jail, changes: tuple[MountChange, ...]) -> None:
+        for change in changes:
+            await asyncio.sleep(0.005)
+            self._adjust(change)
 
     async def launch(self, plan: LaunchPlan, hand_over: HandOver) -> Jail:
         ended = os.waitid(os.P_PID, self._zygote.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -103,9 +118,13 @@ class FakeLauncher:
         return Jail(pid, os.pidfd_open(pid), plan.tier)
 
 
-def fake_launching(script: Script = well_behaved, pids: list[int] | None = None) -> Launching[FakeZygote]:
+def fake_launching(
+    script: Script = well_behaved, pids: list[int] | None = None, adjust: Adjust = anything
+) -> Launching[FakeZygote]:
     launched = [] if pids is None else pids
-    return Launching(FakeZygote.start(), FakeZygote.start, lambda zygote: FakeLauncher(zygote, script, launched))
+    return Launching(
+        FakeZygote.start(), FakeZygote.start, lambda zygote: FakeLauncher(zygote, script, launched, adjust)
+    )
 
 
 def _quiet_child() -> None:

@@ -1,6 +1,6 @@
 """A worker that speaks the control protocol and serves no files.
 
-It tells its client "hello GENERATION" and then obeys the lines the client sends, so that a test in the role of a
+It tells its client "hello GENERATION RULES" and then obeys the lines the client sends, so that a test in the role of a
 monitor can have it crash, hang, flood or break the protocol.
 """
 
@@ -16,7 +16,8 @@ import time
 from dataclasses import dataclass
 from typing import NoReturn
 
-from virtiofs_sandbox.ipc.config import decode_config
+import msgspec
+from virtiofs_sandbox.ipc.config import MAX_BYTES, LiveSettings, decode_config
 from virtiofs_sandbox.ipc.messages import PROTOCOL_VERSION, Direction, Kind, Message
 from virtiofs_sandbox.ipc.stats import MAGIC
 from virtiofs_sandbox.ipc.transport import ChannelClosedError, ControlChannel
@@ -27,25 +28,29 @@ CONTROL, CONFIG, PAGE = 3, 4, 5
 @dataclass(frozen=True)
 class Behaviour:
     """What a worker does before a client can tell it anything. *before_ready* is a line as a client may send;
-    *deserts*: it closes its control socket once it is ready, and stays."""
+    *deserts*: it closes its control socket once it is ready, and stays; *settings*: what it does on the first SETTINGS,
+    the second and so on ("apply" on all others), as in Session.settings_came."""
 
     before_ready: str = ""
     deserts: bool = False
     ready: bool = True
     fail_launch: bool = False
     hang_launch: bool = False
+    settings: tuple[str, ...] = ()
 
 
 class Session:
-    def __init__(self) -> None:
+    def __init__(self, settings: tuple[str, ...]) -> None:
         self.channel = ControlChannel(socket.socket(fileno=CONTROL), Direction.TO_WORKER)
-        self.config = decode_config(os.pread(CONFIG, 65536, 0))
+        self.config = decode_config(os.pread(CONFIG, MAX_BYTES, 0))
+        self.rules = self.config.rules
+        self.settings = list(settings)
         self.client: socket.socket | None = None
         self.deaf = False
         self.linger = 0.0
 
-    def send(self, kind: Kind, code: int = 0, a: int = 0) -> None:
-        self.channel.send(Message(kind, self.config.generation, code, a))
+    def send(self, kind: Kind, code: int = 0, a: int = 0, b: int = 0) -> None:
+        self.channel.send(Message(kind, self.config.generation, code, a, b))
 
     def raw(self, datagram: bytes) -> None:
         with socket.socket(fileno=os.dup(CONTROL)) as control:
@@ -75,14 +80,54 @@ class Session:
                         self.send(Kind.CLIENT, 1)
                     with contextlib.suppress(BlockingIOError):
                         os.write(2, b"<6>flood\n")
+            case words:
+                self.obey_further(words)
+
+    def obey_further(self, words: list[str]) -> None:
+        match words:
             case ["chatter"]:
                 while True:
                     self.send(Kind.CLIENT, 1)
                     time.sleep(0.05)
+            case ["sleep", seconds]:
+                time.sleep(float(seconds))
+            case ["settings", action]:
+                self.settings.append(action)
+            case ["rules"]:
+                self.say(self.described_rules())
+            case ["applied", serial]:
+                self.send(Kind.APPLIED, a=int(serial))
 
     def greet(self) -> None:
+        self.say(f"hello {self.config.generation} {self.described_rules()}")
+
+    def say(self, line: str) -> None:
         if self.client is not None:
-            self.client.sendall(f"hello {self.config.generation}\n".encode())
+            self.client.sendall(f"{line}\n".encode())
+
+    def described_rules(self) -> str:
+        return msgspec.json.encode(self.rules).decode()
+
+    def settings_came(self, serial: int, document: bytes) -> None:
+        """Does what comes next in *settings*, and says so in the log."""
+        action = self.settings.pop(0) if self.settings else "apply"
+        os.write(2, f"<6>settings {serial}: {action}\n".encode())
+        match action.split():
+            case ["apply", *delay]:
+                time.sleep(float(delay[0]) if delay else 0)
+                self.rules = msgspec.json.decode(document, type=LiveSettings).rules
+                self.send(Kind.APPLIED, a=serial, b=1)
+            case ["refuse", number]:
+                self.send(Kind.APPLIED, code=int(number), a=serial)
+            case ["claim", another]:
+                self.send(Kind.APPLIED, a=int(another))
+            case ["twice"]:
+                self.send(Kind.APPLIED, a=serial)
+                self.send(Kind.APPLIED, a=serial)
+            case ["leave"]:
+                self.send(Kind.LEAVING)
+                self.send(Kind.APPLIED, a=serial)
+                os._exit(0)
 
     def serve(self) -> int:
         poll = select.poll()
@@ -108,6 +153,10 @@ class Session:
                 return None
             time.sleep(min(self.linger, received.message.a / 1000))
             return 10
+        if received.message.kind is Kind.SETTINGS:
+            with received.descriptors[0] as memfd:
+                self.settings_came(received.message.a, os.pread(memfd.fileno(), MAX_BYTES, 0))
+            return None
         self.client = socket.socket(fileno=received.descriptors[0].steal())
         with contextlib.suppress(OSError):
             self.greet()
@@ -135,7 +184,7 @@ class Session:
 def play(behaviour: Behaviour) -> NoReturn:
     """Never returns. The descriptors are at their documented numbers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    session = Session()
+    session = Session(behaviour.settings)
     session.obey(behaviour.before_ready)
     os.pwrite(PAGE, struct.pack("<5Q", MAGIC, 1, session.config.generation, 0, 7), 0)
     if not behaviour.ready:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import struct
-from dataclasses import dataclass
+import subprocess
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,12 +22,31 @@ class MissingProgramError(Exception):
 
 @dataclass(frozen=True)
 class Image:
-    """What a guest boots: the program that runs it, its kernel (for user-mode-linux the same file), its modules."""
+    """What a guest boots: the program that runs it, its kernel (for user-mode-linux the same file), its modules.
+
+    *files* are further ones, each by its path in the guest.
+    """
 
     program: Path
     kernel: Path
     busybox: Path
     modules: tuple[Path, ...]
+    files: tuple[tuple[str, Path], ...] = ()
+
+    def with_programs(self, **packages: str) -> Image:
+        """The same with programs of this machine in /bin, and the libraries they load; each with its Debian package.
+
+        Raises MissingProgramError.
+        """
+        files = dict(self.files)
+        for name, package in packages.items():
+            program = _program(name, package)
+            files[f"bin/{name}"] = program
+            listed = subprocess.run(["ldd", str(program)], capture_output=True, text=True, check=True).stdout
+            files |= {
+                path.lstrip("/"): Path(path) for path in re.findall(r"(?:=> |^\s*)(/\S+) \(", listed, re.MULTILINE)
+            }
+        return replace(self, files=tuple(sorted(files.items())))
 
 
 def user_mode_linux() -> Image:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 DIRECTORIES = ("bin", "dev", "mnt", "modules", "proc", "run", "sys", "tmp")
 
@@ -49,14 +49,14 @@ poweroff -f
 """
 
 
-def build(busybox: Path, modules: Sequence[Path], target: Path) -> Path:
-    """Write the archive to *target* and return it. *modules* are loaded in their order."""
-    archive = b"".join(_archive(busybox.read_bytes(), modules))
+def build(busybox: Path, modules: Sequence[Path], target: Path, files: Sequence[tuple[str, Path]] = ()) -> Path:
+    """Write the archive to *target* and return it. *modules* are loaded in their order; *files* are further ones."""
+    archive = b"".join(_archive(busybox.read_bytes(), modules, files))
     target.write_bytes(archive)
     return target
 
 
-def _archive(busybox: bytes, modules: Sequence[Path]) -> Iterator[bytes]:
+def _archive(busybox: bytes, modules: Sequence[Path], files: Sequence[tuple[str, Path]]) -> Iterator[bytes]:
     for directory in DIRECTORIES:
         yield _entry(directory, stat.S_IFDIR | 0o755, b"")
     yield _entry("bin/busybox", stat.S_IFREG | 0o755, busybox)
@@ -65,6 +65,11 @@ def _archive(busybox: bytes, modules: Sequence[Path]) -> Iterator[bytes]:
     yield _entry("dev/console", stat.S_IFCHR | 0o600, b"", (5, 1))
     for number, module in enumerate(modules):
         yield _entry(f"modules/{number}-{module.name}", stat.S_IFREG | 0o644, module.read_bytes())
+    parents = {str(parent) for name, _ in files for parent in PurePath(name).parents} - {".", *DIRECTORIES}
+    for parent in sorted(parents):
+        yield _entry(parent, stat.S_IFDIR | 0o755, b"")
+    for name, source in files:
+        yield _entry(name, stat.S_IFREG | 0o755, source.read_bytes())
     yield _entry("TRAILER!!!", 0, b"")
 
 

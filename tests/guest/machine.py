@@ -59,7 +59,7 @@ class Machine:
     def boot(self, seconds: float = 90) -> Self:
         """Start and wait for the agent. Raises GuestError with the end of the console."""
         self.work.mkdir(parents=True, exist_ok=True)
-        initrd = initramfs.build(self.image.busybox, self.image.modules, self.work / "initrd")
+        initrd = initramfs.build(self.image.busybox, self.image.modules, self.work / "initrd", self.image.files)
         ours, theirs = socket.socketpair()
         passed = [theirs, *self.inherited()]
         with self.console_path.open("wb") as console:

@@ -45,16 +45,20 @@ class Processes:
 class Service:
     """Serves the directory `work/share` on `work/fs.sock`.
 
-    Guarded, it runs where everything but *work* is read-only: for tests that send hostile bytes.
+    Guarded, it runs where everything but *work* is read-only: for tests that send hostile bytes. *prefix* is a command
+    that becomes it.
     """
 
-    def __init__(self, work: Path, options: Sequence[str] = (), *, guarded: bool = True) -> None:
+    def __init__(
+        self, work: Path, options: Sequence[str] = (), *, guarded: bool = True, prefix: Sequence[str] = ()
+    ) -> None:
         self.work = work
         self.share = work / "share"
         self.socket = work / "fs.sock"
         self.log_path = work / "service.log"
         self.options = options
         self.guarded = guarded
+        self.prefix = prefix
         self._process: subprocess.Popen[bytes] | None = None
         self._supervisor = 0
 
@@ -62,24 +66,23 @@ class Service:
         """Start and wait for the line that says connections are accepted. Raises ServiceError."""
         self.share.mkdir(parents=True, exist_ok=True)
         guard = [*ENDS_WITH_TEST, sys.executable, str(GUARD), "--work", str(self.work), "--"] if self.guarded else []
-        run = [
-            *ENDS_WITH_TEST,
-            str(PROGRAM),
-            "run",
-            str(self.share),
-            "--socket",
-            str(self.socket),
-            "--tag",
-            TAG,
-            *self.options,
-        ]
+        run = [*ENDS_WITH_TEST, *self.prefix, str(PROGRAM), *self.command(), *self.options]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                guard + run, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                guard + run,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd=ROOT,
             )
         self.wait(lambda: str(self.socket) in self.log and self.socket.is_socket(), "accept connections", seconds)
         self._supervisor = children(self._process.pid)[0] if self.guarded else self._process.pid
         return self
+
+    def command(self) -> list[str]:
+        """What is said to the program, before the options."""
+        return ["run", str(self.share), "--socket", str(self.socket), "--tag", TAG]
 
     def stop(self, seconds: float = 20) -> int:
         """Ask for a clean stop as a service manager does; return the exit status."""

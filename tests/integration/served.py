@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import msgspec
+from virtiofs_sandbox.ipc.config import Rules
 from virtiofs_sandbox.policies.share import Share
 from virtiofs_sandbox.supervisor.backoff import BackoffLimits
 from virtiofs_sandbox.supervisor.events import Event
 from virtiofs_sandbox.supervisor.listener import Listener, SocketFile
 from virtiofs_sandbox.supervisor.service import Service
 from virtiofs_sandbox.supervisor.timing import Timing
-from virtiofs_sandbox.supervisor.worker import Worker, launch_worker
+from virtiofs_sandbox.supervisor.worker import Terms, Worker, launch_worker
 from virtiofs_sandbox.supervisor.zygotes import Zygotes
 
-from tests.fakes.launching import PLAN, FakeZygote, Script, fake_launching, well_behaved
+from tests.fakes.launching import PLAN, Adjust, FakeZygote, Script, anything, fake_launching, well_behaved
 
 QUICK = Timing(
     ready=2.0,
@@ -28,6 +31,7 @@ QUICK = Timing(
     stop_margin=0.3,
     give_up=2.0,
     accept_pause=0.1,
+    settings=0.5,
     backoff=BackoffLimits(first=0.1, longest=0.4, healthy=60.0),
 )
 E = TypeVar("E", bound=Event)
@@ -44,6 +48,16 @@ class Monitor:
         """The number of the launch that serves us; 0 when the connection was closed instead."""
         line = await asyncio.wait_for(self.reader.readline(), 5)
         return int(line.split()[1]) if line else 0
+
+    async def welcome(self) -> tuple[int, Rules]:
+        """As `greeting`, with the rules that its worker went by when we came."""
+        _, generation, rules = (await asyncio.wait_for(self.reader.readline(), 5)).decode().split(maxsplit=2)
+        return int(generation), msgspec.json.decode(rules, type=Rules)
+
+    async def rules(self) -> Rules:
+        """What its worker goes by now."""
+        self.say("rules")
+        return msgspec.json.decode(await asyncio.wait_for(self.reader.readline(), 5), type=Rules)
 
     def say(self, line: str) -> None:
         self.writer.write(f"{line}\n".encode())
@@ -76,6 +90,12 @@ class Served:
     def of(self, kind: type[E]) -> list[E]:
         return [event for event in self.events if isinstance(event, kind)]
 
+    def take_over(self, **fields: Any) -> Share:
+        """Reloads: the share is as before but for *fields*."""
+        share = dataclasses.replace(self.service.terms.share, **fields)
+        self.service.take_over(Terms(share, PLAN))
+        return share
+
     async def seen(self, kind: type[E], count: int = 1) -> E:
         """Waits for the *count*th event of this kind."""
         await self.until(lambda: len(self.of(kind)) >= count)
@@ -88,17 +108,24 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def served(directory: Path, script: Script = well_behaved, timing: Timing = QUICK) -> AsyncIterator[Served]:
+async def served(
+    directory: Path,
+    script: Script = well_behaved,
+    timing: Timing = QUICK,
+    *,
+    terms: Terms | None = None,
+    adjust: Adjust = anything,
+) -> AsyncIterator[Served]:
     """In service when entered, stopped when left."""
-    share = Share(name="data", source=directory, tag="data")
+    terms = terms or Terms(Share(name="data", source=directory, tag="data"), PLAN)
     events: list[Event] = []
     pids: list[int] = []
-    zygotes = Zygotes("data", fake_launching(script, pids), events.append)
+    zygotes = Zygotes("data", fake_launching(script, pids, adjust), events.append)
 
-    async def launch(generation: int) -> Worker:
-        return await launch_worker(share, PLAN, generation, zygotes)
+    async def launch(generation: int, terms: Terms) -> Worker:
+        return await launch_worker(terms, generation, zygotes)
 
-    service = Service("data", launch, events.append, timing)
+    service = Service(terms, launch, events.append, timing)
     place = directory / "s"
     harness = Served(service, zygotes, place, pids, events)
     try:

@@ -17,8 +17,8 @@ from tests.integration.running import Caller, Running
 
 
 def become(account: pwd.struct_passwd) -> list[str]:
-    """The start of a command line that runs the rest as *account*, with no capability and no other group."""
-    return ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", "--"]
+    """Starts a command line that runs the rest as *account*: its home, and no capability or other group."""
+    return ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", "--reset-env", "--"]
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from virtiofs_sandbox.cli.main import main
 from virtiofs_sandbox.cli.policy import EXAMPLES
+from virtiofs_sandbox.cli.run import WORKER
 from virtiofs_sandbox.policies.schema import shipped
 
 SHARE = '[share]\nsource = "@/srv"\ntag = "data"\n'
@@ -25,6 +26,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("virtiofs_sandbox.policies.places.SYSTEM", tmp_path / "standing/shares.d")
     monkeypatch.setenv("XDG_CONFIG_HOME", os.fspath(tmp_path / "config"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", os.fspath(tmp_path / "run"))
     yield
 
 
@@ -140,7 +142,6 @@ def test_schema_is_the_shipped_one(capsys: pytest.CaptureFixture[str]) -> None:
         (["./other", "--socket", "s"], 2, "--tag is required"),
         (["dat"], 1, "did you mean data?"),
         (["broken"], 1, "this is no TOML"),
-        (["gone"], 1, "No such file or directory"),
         (["other"], 1, "is a policy"),
         (["./none.toml"], 1, "no such policy file"),
         (["./none"], 1, "No such file or directory"),
@@ -159,12 +160,41 @@ def test_what_run_refuses_and_with_which_status(
     write(tmp_path, "other.toml", SHARE.replace("data", "other").replace("@/srv", "@/other"))
     if target == "broken":
         write(tmp_path, "broken.toml", "[")
-    elif target == "gone":
-        write(tmp_path, "gone.toml", '[share]\nsource = "@/gone"\ntag = "gone"\n')
     elif target == "./other":
         (tmp_path / "shares.d/other.toml").unlink()
-    assert status("run", *arguments) == number
+    assert status("run", *arguments, "--worker", "/bin/true") == number
     assert complaint in capfd.readouterr().err
+
+
+@pytest.mark.skipif(not (Path(sys.executable).parent / WORKER).exists(), reason="installed without a worker")
+def test_a_source_that_is_not_there_is_status_1(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, "gone.toml", '[share]\nsource = "@/gone"\ntag = "gone"\n')
+    assert status("run", "gone") == 1
+    assert f"share directory {tmp_path / 'gone'}: No such file or directory" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a bind mount is made: needs root")
+def test_a_bind_mount_is_no_way_around_a_policy(tmp_path: Path) -> None:
+    write(tmp_path, "data.toml", SHARE)
+    (tmp_path / "elsewhere").mkdir()
+    run = [sys.executable, "-m", "virtiofs_sandbox.cli.main", "run", "./elsewhere", "--tag", "t", "--socket", "s"]
+    script = 'mount --bind srv elsewhere && exec "$@"'
+    command = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        *run,
+        "--policy-dir",
+        "shares.d",
+        "--worker",
+        "/bin/true",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert "--worker would widen the policy" in done.stderr
 
 
 def test_the_zygote_is_forked_before_policies_are_loaded(tmp_path: Path) -> None:

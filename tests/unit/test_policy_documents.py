@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.resources
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,12 @@ from virtiofs_sandbox.policies.schema import generated, shipped
 POLICIES = ROOT / "docs/policies.md"
 COMPATIBILITY = ROOT / "docs/compatibility.md"
 THREE_LINES = '[share]\nsource = "/srv/data"\ntag = "data"\n'
+
+
+@pytest.fixture(autouse=True)
+def place_for_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user has one."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", os.fspath(tmp_path))
 
 
 def table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -109,6 +109,11 @@ FILES = [
     Case("a file that is not there", action=lambda world: find(os.fspath(world.file("x.toml")), world.policies)),
     Case("a file that is not there any more"),
     Case(
+        "a directory of policies that is none",
+        action=lambda world: load_directory(world.file("data.toml")),
+        prepare=lambda world: world.file("data.toml").touch(),
+    ),
+    Case(
         "symbolic links in a circle",
         prepare=lambda world: world.file("data.toml").symlink_to("data.toml"),
     ),
@@ -306,6 +311,11 @@ SEVERAL = [
     ),
     Case("an include that is not there", {"data.toml": f'include = ["x.toml"]\n{SHARE}'}),
     Case("includes that are no relative paths", {"data.toml": f'include = ["/etc/x.toml", "", 1]\n{SHARE}'}),
+    Case(
+        "an include of links in a circle",
+        {"data.toml": f'include = ["loop"]\n{SHARE}'},
+        prepare=lambda world: world.file("loop").symlink_to("loop"),
+    ),
     Case("an include of itself", {"data.toml": f'include = ["data.toml"]\n{SHARE}'}),
     Case(
         "includes in a circle",

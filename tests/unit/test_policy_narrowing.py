@@ -263,6 +263,12 @@ def test_another_directory_of_policies_serves_what_the_standing_ones_do_not_spea
     assert world.by_directory("srv/other", Arguments(), elsewhere).share.name == "other"
 
 
+def test_a_standing_policy_may_be_a_symbolic_link(world: World) -> None:
+    world.write({"../kept/real.toml": SHARE})
+    world.file("data.toml").symlink_to("../kept/real.toml")
+    assert world.by_policy(Arguments()).share.name == "data"
+
+
 NAMES = st.text(alphabet="ab.", min_size=1, max_size=2).filter(lambda name: name not in (".", ".."))
 PATTERNS = st.lists(
     st.lists(st.sampled_from(["**", "*", "a", "b", "a*", "[!a]"]), min_size=1, max_size=3).map("/".join), max_size=2

@@ -40,6 +40,7 @@ def test_every_state_but_the_first_is_reached() -> None:
         (State.LEAVING, Event.LEAVING),
         (State.SERVING, Event.START),
         (State.WARMING, Event.START),
+        (State.WARMING, Event.APPLIED),
     ],
 )
 def test_a_message_out_of_turn_or_twice_is_refused_in_words(state: State, event: Event) -> None:

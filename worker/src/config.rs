@@ -1,11 +1,11 @@
 //! The configuration document: one JSON object in a sealed memfd (ipc/README.md, "Configuration document").
 
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::FileExt;
 
+use rustix::fs::fstat;
+use rustix::io::{pread, Errno};
 use serde::{Deserialize, Deserializer};
 
 use crate::rules::{self, PatternError};
@@ -247,13 +247,22 @@ impl LiveSettings {
 }
 
 fn document(memfd: BorrowedFd<'_>) -> Result<Vec<u8>, ConfigError> {
-    let file = File::from(memfd.try_clone_to_owned().map_err(ConfigError::Read)?);
-    let length = file.metadata().map_err(ConfigError::Read)?.len();
+    let read = |errno: Errno| ConfigError::Read(errno.into());
+    // syscall fstat: length of the configuration document and of live settings
+    let length = fstat(memfd).map_err(read)?.st_size as u64;
     if length > MAX_BYTES {
         return Err(ConfigError::TooLong(length));
     }
     let mut document = vec![0; length as usize];
-    // syscall pread64: the configuration document, live settings
-    file.read_exact_at(&mut document, 0).map_err(ConfigError::Read)?;
+    let mut filled = 0;
+    while let Some(rest) = document.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        // syscall pread64: the configuration document, live settings
+        match pread(memfd, rest, filled as u64) {
+            Ok(0) => return Err(ConfigError::Read(io::ErrorKind::UnexpectedEof.into())),
+            Ok(count) => filled += count,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(read(errno)),
+        }
+    }
     Ok(document)
 }

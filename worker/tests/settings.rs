@@ -38,7 +38,7 @@ fn applied(worker: &Worker) -> (u64, u32, u64) {
 /// A mounted share on ring 1.
 struct Mounted {
     worker: Worker,
-    _monitor: Monitor,
+    monitor: Monitor,
     guest: Guest,
     events: Events,
 }
@@ -48,7 +48,7 @@ impl Mounted {
         let (worker, monitor) = Worker::serving();
         let guest = Guest::new();
         let events = monitor.set_up(&guest);
-        let mounted = Self { worker, _monitor: monitor, guest, events };
+        let mounted = Self { worker, monitor, guest, events };
         let init: Vec<u8> = [7u32, 38, 0, 0].iter().flat_map(|field| field.to_le_bytes()).collect();
         mounted.ask(Opcode::Init, 0, &init).expect("INIT");
         mounted
@@ -88,12 +88,17 @@ impl Mounted {
     }
 
     fn write(&self, node: u64, fh: u64) -> Result<Vec<u8>, i32> {
-        let mut body = fh.to_le_bytes().to_vec();
-        body.extend([0; 8]);
-        body.extend(4u32.to_le_bytes());
-        body.extend([0; 20]);
-        self.ask(Opcode::Write, node, &[&body[..], b"data"].concat())
+        self.ask(Opcode::Write, node, &write_body(fh, *b"data"))
     }
+}
+
+fn write_body(fh: u64, data: [u8; 4]) -> Vec<u8> {
+    let mut body = fh.to_le_bytes().to_vec();
+    body.extend([0; 8]);
+    body.extend(4u32.to_le_bytes());
+    body.extend([0; 20]);
+    body.extend(data);
+    body
 }
 
 fn open_body(flags: i32) -> Vec<u8> {
@@ -140,12 +145,12 @@ fn refused_settings_are_answered_with_the_reason_and_the_old_ones_hold() {
     order(&mounted.worker, 1, &settings("\"secret\"", "", "info"));
     assert_eq!(applied(&mounted.worker).1, 0);
     let plain = File::open(mounted.worker.share.join("secret")).unwrap();
-    let long = vec![b' '; 256 * 1024 + 1];
+    let blank = vec![b' '; 256 * 1024 + 1];
     let cases = [
         (settings("\"a//b\"", "", "info"), libc::EINVAL, "pattern \"a//b\": it has two '/' in a row"),
         (memfd(b"{}", true), libc::EINVAL, "missing field `rules`"),
         (memfd(b"\xff", true), libc::EINVAL, "configuration:"),
-        (memfd(&long, true), libc::EFBIG, "262145 bytes"),
+        (memfd(&blank, true), libc::EFBIG, "262145 bytes"),
         (memfd(b"{}", false), libc::EPERM, "sealed against everything"),
         (plain.into(), libc::EPERM, "sealed against everything"),
     ];
@@ -154,8 +159,8 @@ fn refused_settings_are_answered_with_the_reason_and_the_old_ones_hold() {
         assert_eq!(applied(&mounted.worker), (serial as u64, errno.unsigned_abs(), 0));
         assert_eq!(mounted.lookup("secret"), Err(libc::ENOENT));
     }
-    let Mounted { worker, _monitor, .. } = mounted;
-    drop(_monitor);
+    let Mounted { worker, monitor, .. } = mounted;
+    drop(monitor);
     let (_, log) = worker.end();
     assert_eq!(log.lines().count(), cases.len(), "{log}");
     for ((_, _, reason), line) in cases.iter().zip(log.lines()) {
@@ -190,6 +195,39 @@ fn a_request_that_began_under_the_old_rules_holds_back_applied_and_nothing_else(
     assert_eq!(applied(&mounted.worker), (1, 0, 1), "it has opened its file, and the handle is revoked");
     mounted.guest.wait_used(1, before.wrapping_add(1));
     assert_eq!(mounted.lookup("secret"), Err(libc::ENOENT));
+}
+
+#[test]
+fn under_a_stream_of_writes_none_takes_effect_after_applied() {
+    let mounted = Mounted::new();
+    let path = mounted.worker.share.join("file");
+    fs::write(&path, "content").unwrap();
+    let node = mounted.lookup("file").unwrap();
+    let fh = mounted.open(node, libc::O_RDWR).unwrap();
+    let mut written = 0u32;
+    // Three requests are always under way, also when the rules change.
+    let mut write = || {
+        let before = mounted.guest.used_index(1);
+        for _ in 0..3 {
+            written += 1;
+            mounted.post(Opcode::Write, node, &write_body(fh, written.to_le_bytes()));
+        }
+        mounted.guest.wait_used(1, before.wrapping_add(3));
+    };
+    for round in 0..40 {
+        write();
+        order(&mounted.worker, 2 * round, &settings("", "\"file\"", "info"));
+        while !mounted.worker.has_said_something_of(Kind::Applied) {
+            write();
+        }
+        let frozen = fs::read(&path).unwrap();
+        write();
+        assert_eq!(fs::read(&path).unwrap(), frozen, "round {round}");
+        order(&mounted.worker, 2 * round + 1, &settings("", "", "info"));
+        assert_eq!(applied(&mounted.worker), (2 * round + 1, 0, 0));
+        write();
+        assert_ne!(fs::read(&path).unwrap(), frozen, "round {round}");
+    }
 }
 
 #[test]

@@ -1,12 +1,13 @@
-//! The configuration document: parsed or refused.
+//! The configuration document and live settings: parsed or refused.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use virtiofs_worker::config::{Config, MAX_QUEUES, MAX_TAG_BYTES};
+use virtiofs_worker::config::{Config, LiveSettings, MAX_QUEUES, MAX_TAG_BYTES};
 
 fuzz_target!(|document: &[u8]| {
     if let Ok(config) = Config::parse(document) {
         assert!((1..=MAX_QUEUES).contains(&config.queues));
         assert!((1..=MAX_TAG_BYTES).contains(&config.tag.len()));
     }
+    let _ = LiveSettings::parse(document);
 });

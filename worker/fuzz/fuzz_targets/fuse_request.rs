@@ -8,7 +8,7 @@ mod fs_guest;
 
 use std::cell::RefCell;
 
-use fs_guest::{Guest, World, ALL_FLAGS};
+use fs_guest::{config, ruled, rules, Guest, World, ALL_FLAGS};
 use libfuzzer_sys::fuzz_target;
 use virtiofs_worker::fs::Served;
 
@@ -18,32 +18,41 @@ const PREFIX_BYTES: usize = 4;
 const ROOM: usize = 8192;
 
 thread_local! {
-    static SHARED: RefCell<(World, Guest)> = RefCell::new({
-        let (world, mut guest) = World::new();
+    /// Without rules and with some.
+    static SHARED: RefCell<[(World, Guest); 2]> = RefCell::new([config(), ruled(rules(&["**/h*"], &["frozen", "**/z"]))].map(|config| {
+        let (world, mut guest) = World::with(&config);
         world.write("file", "content");
         world.mkdir("folder");
+        world.mkdir("frozen");
+        world.write("frozen/kept", "content");
         guest.init(ALL_FLAGS).expect("INIT");
         (world, guest)
-    });
+    }));
 }
 
 fuzz_target!(|bytes: &[u8]| {
-    SHARED.with_borrow_mut(|(_, guest)| {
-        let mut rest = bytes;
-        while let Some((prefix, following)) = rest.split_first_chunk::<PREFIX_BYTES>() {
-            let length = usize::from(u16::from_le_bytes([prefix[2], prefix[3]])).min(following.len());
-            let (body, next) = following.split_at(length);
-            // DESTROY and INIT end a session; the interesting requests are those inside one.
-            let opcode = u32::from(prefix[0] & 63);
-            if opcode != 38 && opcode != 26 {
-                let request = guest.request(opcode, u64::from(prefix[1]), body);
-                assert!(request.len() >= HEADER_BYTES);
-                if let (Served::Reply(written), reply) = guest.raw(request, ROOM) {
-                    assert!((16..=ROOM).contains(&(written as usize)));
-                    assert_eq!(u32::from_le_bytes([reply[0], reply[1], reply[2], reply[3]]), written);
-                }
-            }
-            rest = next;
-        }
+    SHARED.with_borrow_mut(|[plain, (world, guest)]| {
+        serve(&mut plain.1, bytes);
+        serve(guest, bytes);
+        assert_eq!(std::fs::read(world.path("frozen/kept")).expect("read"), b"content");
     });
 });
+
+fn serve(guest: &mut Guest, bytes: &[u8]) {
+    let mut rest = bytes;
+    while let Some((prefix, following)) = rest.split_first_chunk::<PREFIX_BYTES>() {
+        let length = usize::from(u16::from_le_bytes([prefix[2], prefix[3]])).min(following.len());
+        let (body, next) = following.split_at(length);
+        // DESTROY and INIT end a session; the interesting requests are those inside one.
+        let opcode = u32::from(prefix[0] & 63);
+        if opcode != 38 && opcode != 26 {
+            let request = guest.request(opcode, u64::from(prefix[1]), body);
+            assert!(request.len() >= HEADER_BYTES);
+            if let (Served::Reply(written), reply) = guest.raw(request, ROOM) {
+                assert!((16..=ROOM).contains(&(written as usize)));
+                assert_eq!(u32::from_le_bytes([reply[0], reply[1], reply[2], reply[3]]), written);
+            }
+        }
+        rest = next;
+    }
+}
