@@ -28,6 +28,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     strict_links: bool = False
 
 
+RATES = ("read", "write", "read_ops", "write_ops", "metadata_ops")
 Rate = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
 
 
