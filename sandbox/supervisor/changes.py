@@ -15,7 +15,7 @@ from types import MappingProxyType
 from virtiofs_sandbox.confine.limits import worker_limits
 from virtiofs_sandbox.confine.rules import literal, worker_rules
 from virtiofs_sandbox.ipc.config import RATES, ConfigError, Limits, LiveSettings, Rules, encode_settings
-from virtiofs_sandbox.policies.share import Child, Share
+from virtiofs_sandbox.policies.share import Child, RequestLimits, Share
 
 
 class Reach(enum.Enum):
@@ -126,6 +126,8 @@ def is_lower(old: Limits | None, new: Limits | None) -> bool:
 
 def _words(field: str, before: object, after: object) -> Iterator[str]:
     """*before* and *after* differ."""
+    if isinstance(before, RequestLimits) or isinstance(after, RequestLimits):
+        before, after = before or RequestLimits(), after or RequestLimits()
     if isinstance(before, tuple) and isinstance(after, tuple):
         yield from _set_words(field, before, after)
     elif dataclasses.is_dataclass(before) and not isinstance(before, type):
