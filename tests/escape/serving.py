@@ -43,6 +43,7 @@ def document(plan: LaunchPlan, rules: Rules = Rules(), *, tree: bool = False) ->
         tree=tree,
         rules=rules,
         filters=Filters.of_programs(programs.keeper, programs.control, programs.queue) if programs else None,
+        limits=None,
         queues=2,
         log_level="debug",
     )

@@ -113,14 +113,19 @@ impl<'m> Ring<'m> {
     /// answer. Returns the chain's head, or `None` when the ring is empty.
     pub fn take(&mut self, request: &mut Buffers<'m>, reply: &mut Buffers<'m>) -> Result<Option<u16>, RingError> {
         let Some(head) = self.next_head()? else { return Ok(None) };
+        self.walk(head, request, reply)?;
+        self.cursor.next_available = self.cursor.next_available.wrapping_add(1);
+        Ok(Some(head))
+    }
+
+    /// Fills *request* and *reply* from the chain at *head*, which was taken before: the driver may have changed it.
+    pub fn walk(&mut self, head: u16, request: &mut Buffers<'m>, reply: &mut Buffers<'m>) -> Result<(), RingError> {
         request.clear();
         reply.clear();
         let ring = chain::Ring { size: self.layout.size, indirect: self.layout.indirect, memory: self.memory };
         let descriptors = &self.descriptors;
         ring.walk(head, |index| descriptors.descriptor(index), &mut self.table, request, reply)
-            .map_err(RingError::Chain)?;
-        self.cursor.next_available = self.cursor.next_available.wrapping_add(1);
-        Ok(Some(head))
+            .map_err(RingError::Chain)
     }
 
     fn next_head(&self) -> Result<Option<u16>, RingError> {

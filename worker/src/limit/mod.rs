@@ -1,0 +1,193 @@
+//! Limits on requests: token buckets that all queues of the share draw from (docs/limits.md).
+//!
+//! A queue thread asks before it serves a request, and says afterwards what was moved. A request that may not run yet
+//! waits with its thread (`queue::parked`), which goes on serving others.
+
+#![deny(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod bucket;
+mod cost;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub use bucket::Bucket;
+pub use cost::{Class, Cost};
+
+use crate::config::Limits;
+use crate::log;
+use crate::stats::{Counter, Stats};
+
+/// Under a limit on bytes one request moves at most a quarter of a second's worth, but never less than this.
+const LEAST_CHUNK: u64 = 64 * 1024;
+const PAGE: u64 = 4096;
+const MILLISECOND: u64 = 1_000_000;
+/// Between two lines about long waits.
+const QUIET: u64 = 60_000 * MILLISECOND;
+
+/// The limits in force, shared by all threads.
+pub struct Limiter {
+    /// Without a limit a request costs this look.
+    set: AtomicBool,
+    lines: Mutex<Lines>,
+    /// When the last line about a long wait was written, and how many waits it did not speak of.
+    warned: AtomicU64,
+    untold: AtomicU64,
+    stats: &'static Stats,
+}
+
+#[derive(Debug)]
+struct Lines {
+    limits: Option<Limits>,
+    by_class: [Line; 3],
+}
+
+/// The buckets of one class.
+#[derive(Debug, Default)]
+struct Line {
+    bytes: Option<Bucket>,
+    operations: Option<Bucket>,
+}
+
+impl Limiter {
+    pub fn new(limits: Option<Limits>, now: u64, stats: &'static Stats) -> Self {
+        let mut lines = Lines { limits: None, by_class: Default::default() };
+        lines.change(limits, now);
+        let set = AtomicBool::new(lines.limits.is_some());
+        let (warned, untold) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { set, lines: Mutex::new(lines), warned, untold, stats }
+    }
+
+    /// Whether there is any limit.
+    pub fn is_set(&self) -> bool {
+        self.set.load(Ordering::Acquire)
+    }
+
+    /// Puts *limits* in place of those in force; false when they are the same. Whoever waits has to ask anew.
+    pub fn replace(&self, limits: Option<Limits>, now: u64) -> bool {
+        let mut lines = self.lines();
+        if lines.limits == limits {
+            return false;
+        }
+        lines.change(limits, now);
+        self.set.store(lines.limits.is_some(), Ordering::Release);
+        true
+    }
+
+    /// Lets a request in and charges what it asks for, or says when to ask again.
+    pub fn ask(&self, cost: Cost, now: u64) -> Result<(), u64> {
+        let mut lines = self.lines();
+        let line = lines.of(cost.class);
+        let free_at = line.buckets().map(|bucket| bucket.free_at(now)).max().unwrap_or(now);
+        if free_at > now {
+            return Err(free_at);
+        }
+        line.charge(cost);
+        Ok(())
+    }
+
+    /// Charges a request that runs whether it may or not: those after it pay for it.
+    pub fn charge(&self, cost: Cost) {
+        self.lines().of(cost.class).charge(cost);
+    }
+
+    /// Sets the charge right for a request that has moved *moved* bytes after *waited* nanoseconds.
+    pub fn settle(&self, cost: Cost, moved: u64, waited: u64) {
+        if moved != cost.bytes {
+            if let Some(bytes) = &mut self.lines().of(cost.class).bytes {
+                bytes.give_back(cost.bytes.saturating_sub(moved));
+                bytes.charge(moved.saturating_sub(cost.bytes));
+            }
+        }
+        self.stats.admitted(cost.class, moved, waited);
+    }
+
+    /// How long a request waits before somebody is told, in nanoseconds.
+    pub fn max_delay(&self) -> u64 {
+        self.lines().limits.as_ref().map_or(u64::MAX, |limits| u64::from(limits.max_delay_ms) * MILLISECOND)
+    }
+
+    /// A request of *class* has waited for longer than that.
+    pub fn overdue(&self, class: Class, waited: u64, now: u64) {
+        self.stats.add(Counter::Overdue, 1);
+        let before = self.warned.load(Ordering::Relaxed);
+        let is_quiet = before != 0 && now.saturating_sub(before) < QUIET;
+        if is_quiet || self.warned.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            self.untold.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let (name, milliseconds) = (class.name(), waited / MILLISECOND);
+        let others = self.untold.swap(0, Ordering::Relaxed);
+        let since = if others == 0 { String::new() } else { format!("; {others} more since the last such line") };
+        log::warning(format_args!("throttled: a {name} waits for {milliseconds} ms, longer than max-delay{since}"));
+    }
+
+    /// Most bytes that one request should move: what INIT offers, and where a copy within the share ends.
+    pub fn chunk(&self) -> u64 {
+        self.lines().limits.as_ref().map_or(u64::MAX, chunk)
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lines {
+    fn of(&mut self, class: Class) -> &mut Line {
+        let [read, write, metadata] = &mut self.by_class;
+        match class {
+            Class::Read => read,
+            Class::Write => write,
+            Class::Metadata => metadata,
+        }
+    }
+
+    fn change(&mut self, limits: Option<Limits>, now: u64) {
+        let rates = |pick: fn(&Limits) -> Option<u64>| limits.as_ref().and_then(pick);
+        let burst_ms = limits.as_ref().map_or(0, |limits| limits.burst_ms);
+        let chunk = limits.as_ref().map_or(0, chunk);
+        let set = |bucket: &mut Option<Bucket>, rate: Option<u64>, largest: u64| {
+            change(bucket, rate, burst_ms, largest, now);
+        };
+        let [read, write, metadata] = &mut self.by_class;
+        set(&mut read.bytes, rates(|limits| limits.read), chunk);
+        set(&mut read.operations, rates(|limits| limits.read_ops), 1);
+        set(&mut write.bytes, rates(|limits| limits.write), chunk);
+        set(&mut write.operations, rates(|limits| limits.write_ops), 1);
+        set(&mut metadata.operations, rates(|limits| limits.metadata_ops), 1);
+        self.limits = limits;
+    }
+}
+
+impl Line {
+    fn buckets(&mut self) -> impl Iterator<Item = &mut Bucket> {
+        self.bytes.iter_mut().chain(self.operations.iter_mut())
+    }
+
+    fn charge(&mut self, cost: Cost) {
+        if let Some(bytes) = &mut self.bytes {
+            bytes.charge(cost.bytes);
+        }
+        if let Some(operations) = &mut self.operations {
+            operations.charge(1);
+        }
+    }
+}
+
+fn change(bucket: &mut Option<Bucket>, rate: Option<u64>, burst_ms: u32, largest: u64, now: u64) {
+    let Some(rate) = rate else {
+        *bucket = None;
+        return;
+    };
+    let burst = u128::from(rate) * u128::from(burst_ms) / 1000;
+    let burst = u64::try_from(burst).unwrap_or(u64::MAX);
+    match bucket {
+        Some(bucket) => bucket.change(rate, burst, largest, now),
+        None => *bucket = Some(Bucket::new(rate, burst, largest, now)),
+    }
+}
+
+fn chunk(limits: &Limits) -> u64 {
+    let of_rate = |rate: u64| (rate / 4 / PAGE * PAGE).max(LEAST_CHUNK);
+    limits.read.into_iter().chain(limits.write).map(of_rate).min().unwrap_or(u64::MAX)
+}
