@@ -459,6 +459,55 @@ class ReloadRefused(Event):
 
 
 @dataclass(frozen=True)
+class LimitsChanged(Event):
+    """By a request of *by*; *changes* in words."""
+
+    by: Peer
+    changes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"limits changed by {self.by}: {'; '.join(self.changes)}"
+
+
+@dataclass(frozen=True)
+class NoControlSocket(Event):
+    reason: str
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return f"no control socket, so reload, status and limit do not reach this share: {self.reason}"
+
+
+@dataclass(frozen=True)
+class ControlRefused(Event):
+    """Somebody asked who may not."""
+
+    peer: Peer
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.DEBUG
+
+    def __str__(self) -> str:
+        return f"{self.peer} turned away from the control socket"
+
+
+@dataclass(frozen=True)
+class ControlFailed(Event):
+    reason: str
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.ERROR
+
+    def __str__(self) -> str:
+        return f"control socket: {self.reason}"
+
+
+@dataclass(frozen=True)
 class Stopping(Event):
     reason: str
     grace: float
