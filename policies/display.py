@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from virtiofs_sandbox.policies import control
 from virtiofs_sandbox.policies.policy import Policy
 from virtiofs_sandbox.policies.problems import Origin, shown
-from virtiofs_sandbox.policies.share import IdMap, Share
+from virtiofs_sandbox.policies.share import ControlLimits, IdMap, Share
 
-TABLES = ("share", "cache", "identity", "paths", "sandbox", "worker")
+TABLES = ("share", "cache", "identity", "paths", "limits", "sandbox", "worker")
 _BARE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 
 
@@ -114,9 +115,27 @@ def _rest(share: Share) -> Iterable[_Said]:
     yield ("paths", "allow"), list(paths.allow), ""
     yield ("paths", "case"), paths.case.value, ""
     yield ("paths", "strict_links"), paths.strict_links, ""
+    yield from _control(share.control)
     yield ("sandbox", "minimum"), share.sandbox.minimum.value, ""
     yield ("sandbox", "seccomp"), share.sandbox.seccomp.value, ""
     yield ("worker", "queues"), share.queues, ""
+
+
+def _control(limits: ControlLimits) -> Iterable[_Said]:
+    disk, memory, cpu = limits.disk, limits.memory, limits.cpu
+    for key, rate in (("read", disk.read), ("write", disk.write)):
+        yield ("limits", "disk", key), None if rate is None else f"{control.size(rate)}/s", "no limit"
+    for key, rate in (("read-ops", disk.read_ops), ("write-ops", disk.write_ops)):
+        yield ("limits", "disk", key), None if rate is None else f"{rate}/s", "no limit"
+    yield ("limits", "disk", "weight"), disk.weight, "100"
+    for key, size in (("high", memory.high), ("max", memory.max)):
+        yield ("limits", "memory", key), None if size is None else control.size(size), "no limit"
+    yield ("limits", "cpu", "max"), None if cpu.max is None else control.processor(cpu.max), "no limit"
+    yield ("limits", "cpu", "weight"), cpu.weight, "100"
+    yield ("limits", "pids", "max"), limits.pids, "no limit"
+    yield ("limits", "unenforceable"), limits.unenforceable.value, ""
+    if limits.parent is not None:
+        yield ("limits", "parent"), None, f"{limits.parent}, by the site"
 
 
 def _line(entry: Entry, *, origins: bool) -> list[str]:

@@ -20,6 +20,7 @@ from virtiofs_sandbox.policies.share import Child, Share
 class Reach(enum.Enum):
     """From the change that needs least to the one that cannot be made."""
 
+    GROUPS = "the running jail's control groups take it over"
     SETTINGS = "the running worker takes it over"
     MOUNTS = "the running jail takes it over, by mounts and then its worker"
     JAIL = "it takes a new jail"
@@ -35,6 +36,7 @@ REACH: Mapping[str, Reach] = MappingProxyType(
         # Log lines, the guest's mount command and the configuration space go by these.
         "name": Reach.NONE,
         "tag": Reach.NONE,
+        "control": Reach.GROUPS,
         "log_level": Reach.SETTINGS,
         "paths": Reach.SETTINGS,
         "children": Reach.MOUNTS,

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import signal
 from collections.abc import Callable
 from typing import Any
 
+from virtiofs_sandbox.cgroups.groups import Groups
+from virtiofs_sandbox.cgroups.planning import CannotLimitError
 from virtiofs_sandbox.confine import CannotConfineError, LaunchPlan
 from virtiofs_sandbox.policies.share import Share, ShareError
 from virtiofs_sandbox.supervisor.changes import changes, refusal
 from virtiofs_sandbox.supervisor.denials import Denials
-from virtiofs_sandbox.supervisor.events import HostLacks, Reloaded, ReloadRefused, Sink, Stopped, Stopping
+from virtiofs_sandbox.supervisor.events import (
+    GroupsLeft,
+    HostLacks,
+    LimitNotHeld,
+    Reloaded,
+    ReloadRefused,
+    Sink,
+    Stopped,
+    Stopping,
+)
 from virtiofs_sandbox.supervisor.listener import Listener
-from virtiofs_sandbox.supervisor.service import Service
+from virtiofs_sandbox.supervisor.service import Service, StartError
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.worker import Terms, Worker, launch_worker
 from virtiofs_sandbox.supervisor.zygotes import Launching, Z, Zygotes
@@ -71,16 +83,29 @@ async def run_share(
 ) -> bool:
     """Serves *share* until a signal. False when something was left behind.
 
-    *listen* is called once a worker is warm. *reload* is called on SIGHUP, from then on; what it raises refuses the
-    reload, and is a fault of ours unless it is one of *refusals*. Raises StartError, ListenError.
+    Its control groups are there before its first jail and gone after its last. *listen* is called once a worker is
+    warm. *reload* is called on SIGHUP, from then on; what it raises refuses the reload, and is a fault of ours unless
+    it is one of *refusals*. Raises StartError, ListenError.
     """
     for warning in plan.warnings:
         sink(HostLacks(share.name, warning))
     zygotes = Zygotes(share.name, launching, sink)
+    groups = Groups(share.name, lambda sentence: sink(LimitNotHeld(share.name, sentence)))
+    try:
+        groups.apply(plan.groups)
+    except CannotLimitError as error:
+        zygotes.close()
+        await groups.close()
+        raise StartError(str(error)) from error
     denials = Denials(sink)
 
     async def launch(generation: int, terms: Terms) -> Worker:
-        worker = await launch_worker(terms, generation, zygotes)
+        joined = groups.joined
+        plan = dataclasses.replace(terms.plan, cgroups=joined)
+        worker = await launch_worker(Terms(terms.share, plan), generation, zygotes)
+        if joined != groups.joined:
+            # A reload came between.
+            groups.enter(worker.pid)
         denials.launched(share.name, generation, worker.pid)
         return worker
 
@@ -91,12 +116,15 @@ async def run_share(
         try:
             if await _started(service, wait):
                 service.listen(listen())
-                await _reload_until(wait, signals, Reloader(service, reload, refusals, sink))
+                await _reload_until(wait, signals, Reloader(service, groups, reload, refusals, sink))
             sink(Stopping(share.name, wait.result().name, timing.stop_grace))
         finally:
             wait.cancel()
             clean = await _stop(service, signals, timing.stop_grace)
             zygotes.close()
+            if left := await groups.close():
+                clean = False
+                sink(GroupsLeft(share.name, left))
     sink(Stopped(share.name))
     return clean
 
@@ -105,9 +133,15 @@ class Reloader:
     """Reads the policy again and hands it to the service, or says why everything stays as it was."""
 
     def __init__(
-        self, service: Service, read: Reload | None, refusals: tuple[type[Exception], ...], sink: Sink
+        self,
+        service: Service,
+        groups: Groups,
+        read: Reload | None,
+        refusals: tuple[type[Exception], ...],
+        sink: Sink,
     ) -> None:
         self._service = service
+        self._groups = groups
         self._read = read
         self._refusals = refusals
         self._sink = sink
@@ -130,6 +164,7 @@ class Reloader:
         if sentence := refusal(old.share, new.share):
             self._sink(ReloadRefused(old.share.name, sentence))
             return
+        self._groups.apply(new.plan.groups, self._service.keepers)
         found = tuple(change.words for change in changes(old.share, new.share))
         self._sink(Reloaded(old.share.name, found, new.share.log_level))
         for warning in new.plan.warnings:

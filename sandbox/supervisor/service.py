@@ -71,6 +71,11 @@ class Service:
     def slots(self) -> tuple[Slot, ...]:
         return tuple(slot for slot in (self._holder, self._next, *self._replaced) if slot is not None)
 
+    @property
+    def keepers(self) -> tuple[int, ...]:
+        """Of all jails there are, pids that are nobody else's before this loop goes on."""
+        return tuple(slot.pid for slot in self.slots if slot.pid is not None)
+
     async def start(self) -> None:
         """Returns once a worker is warm. What fails now would fail for every client: StartError, nothing left."""
         slot = self._new_slot(0.0)

@@ -60,7 +60,7 @@ def words_of(kind: inspect.Type) -> set[str]:
     if isinstance(kind, inspect.UnionType):
         return {word for choice in kind.types for word in words_of(choice)}
     if isinstance(kind, inspect.StructType):
-        return {word for field in kind.fields for word in {field.name, *words_of(field.type)}}
+        return {word for field in kind.fields for word in {field.encode_name, *words_of(field.type)}}
     return set(map(str, kind.values)) if isinstance(kind, inspect.LiteralType) else set()
 
 
@@ -141,6 +141,29 @@ IDENTITY = st.one_of(
         },
     ),
 )
+BYTE_RATES = st.tuples(st.integers(17, 1000), st.sampled_from(["kB", "MB", "GB", "KiB", "MiB", "GiB"])).map(
+    lambda rate: f"{rate[0]}{rate[1]}/s"
+) | st.integers(16384, 2**40).map("{}B/s".format)
+OPERATION_RATES = st.integers(1, 2**40).map("{}/s".format)
+WEIGHTS = st.integers(1, 10000)
+LIMITS = optional(
+    disk=optional(
+        read=BYTE_RATES,
+        write=BYTE_RATES,
+        weight=WEIGHTS,
+        **{"read-ops": OPERATION_RATES, "write-ops": OPERATION_RATES},
+    ),
+    memory=optional(high=st.integers(2**25, 2**30).map("{}B".format), max=st.integers(1, 99).map("{}GiB".format)),
+    cpu=optional(
+        max=st.integers(1, 3200).map("{}%".format)
+        | st.tuples(st.integers(1000, 900000), st.integers(1000, 10**6)).map(
+            lambda times: f"{times[0] / 1000:.3f}ms/{times[1] / 1000:.3f}ms"
+        ),
+        weight=WEIGHTS,
+    ),
+    pids=optional(max=st.integers(32, 4194304)),
+    unenforceable=st.sampled_from(["refuse", "warn"]),
+)
 GOOD = st.fixed_dictionaries(
     {"share": SHARE},
     optional={
@@ -153,6 +176,7 @@ GOOD = st.fixed_dictionaries(
             case=st.sampled_from(["sensitive", "insensitive"]),
             strict_links=FLAGS,
         ),
+        "limits": LIMITS,
         "sandbox": optional(
             minimum=st.sampled_from(["full", "userns", "bare"]), seccomp=st.sampled_from(["errno", "kill", "log"])
         ),
@@ -170,13 +194,17 @@ def test_what_is_shown_loads_as_the_same_share(directory: Path, tables: dict[str
     event("tree" if policy.share.children else "one directory")
 
 
+# Shown by their parts.
+PARTED = ("socket", "tree", "disk", "memory", "cpu", "pids")
+
+
 @given(tables=GOOD)
 def test_every_value_shown_has_its_line_or_is_a_default(directory: Path, tables: dict[str, Any]) -> None:
     """A key that the document has is shown as said in the line where the document has it."""
     text = document(tables)
     policy = loaded(directory, text)
     lines = text.splitlines()
-    said = {f"{table}.{key}" for table, keys in tables.items() for key in keys if key not in ("socket", "tree")}
+    said = {f"{table}.{key}" for table, keys in tables.items() for key in keys if key not in PARTED}
     shown = {entry.dotted: entry for entry in entries(policy)}
     assert said <= set(shown)
     for key in said:
