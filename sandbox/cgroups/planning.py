@@ -18,7 +18,7 @@ from virtiofs_sandbox.policies.share import ControlLimits, Share, Unenforceable
 ABOVE = "virtiofs-sandbox"
 _MAX_NAME = 200
 _DELEGATION = (
-    "start it as a systemd service with Delegate=yes, or by systemd-run --scope -p Delegate=yes (with --user for a user: "
+    "start it as a systemd service with Delegate=yes, or by systemd-run --scope -p Delegate=yes (a user with --user; "
     "loginctl enable-linger keeps a user's services), or name a group that is yours by limits.parent in defaults.toml"
 )
 
@@ -98,7 +98,7 @@ class _Planning:
         self._wanted: dict[Place, list[tuple[str, GroupSetting]]] = {}
 
     def planned(self) -> Planned:
-        numbers = self._disks() if settings.needs_disk(self._limits) else ()
+        numbers = self._disks() if settings.disk_rates(self._limits.disk) else ()
         for controller in NAMES_V1:
             keys = settings.keys(self._limits, controller)
             if not keys:
@@ -137,13 +137,14 @@ class _Planning:
     def _disks(self) -> tuple[str, ...]:
         """The numbers of all disks behind the share; of none where there is no disk behind one of its directories."""
         numbers: dict[str, None] = {}
+        keys = ", ".join(settings.disk_rates(self._limits.disk))
         for directory in _directories(self._share):
             try:
                 numbers |= dict.fromkeys(disk.number for disk in disks.behind(directory))
             except disks.NoDiskError as error:
-                self._cannot("limits.disk", f"{directory}: {error}")
+                self._cannot(keys, f"{directory}: {error}")
             except OSError as error:
-                self._cannot("limits.disk", f"{directory}: its disk cannot be found: {error}")
+                self._cannot(keys, f"{directory}: its disk cannot be found: {error}")
         return tuple(numbers)
 
     def _cannot(self, key: str, reason: str) -> None:

@@ -28,16 +28,11 @@ class Impossible:
 Made = GroupSetting | Impossible
 
 
-def needs_disk(limits: ControlLimits) -> bool:
-    """Whether it takes the disk's number to hold them."""
-    return bool(_disk_rates(limits.disk))
-
-
 def keys(limits: ControlLimits, controller: str) -> tuple[str, ...]:
     """The keys of the policy that need *controller*."""
     disk, memory, cpu = limits.disk, limits.memory, limits.cpu
     said: dict[str, dict[str, object]] = {
-        "io": {**_disk_rates(disk), "limits.disk.weight": disk.weight},
+        "io": {**disk_rates(disk), "limits.disk.weight": disk.weight},
         "memory": {"limits.memory.high": memory.high, "limits.memory.max": memory.max},
         "cpu": {"limits.cpu.max": cpu.max, "limits.cpu.weight": cpu.weight},
         "pids": {"limits.pids.max": limits.pids},
@@ -60,7 +55,8 @@ def made(limits: ControlLimits, controller: str, version: int, disks: Sequence[s
                 yield GroupSetting("limits.pids.max", "pids.max", str(limits.pids), "max")
 
 
-def _disk_rates(disk: DiskLimits) -> dict[str, int]:
+def disk_rates(disk: DiskLimits) -> dict[str, int]:
+    """Those that there are, by key."""
     rates = {
         "limits.disk.read": disk.read,
         "limits.disk.write": disk.write,
@@ -72,7 +68,7 @@ def _disk_rates(disk: DiskLimits) -> dict[str, int]:
 
 def _io(disk: DiskLimits, disks: Sequence[str]) -> Iterator[Made]:
     names = {"rbps": disk.read, "wbps": disk.write, "riops": disk.read_ops, "wiops": disk.write_ops}
-    rates = _disk_rates(disk)
+    rates = disk_rates(disk)
     for number in disks if rates else ():
         # All four every time: what the policy does not limit is lifted by the same line.
         text = " ".join(f"{name}={'max' if rate is None else rate}" for name, rate in names.items())
@@ -91,7 +87,7 @@ _THROTTLES = {
 
 
 def _blkio(disk: DiskLimits, disks: Sequence[str]) -> Iterator[Made]:
-    for key, rate in _disk_rates(disk).items():
+    for key, rate in disk_rates(disk).items():
         for number in disks:
             yield GroupSetting(key, _THROTTLES[key], f"{number} {rate}", f"{number} 0")
     if disk.weight is not None:

@@ -55,6 +55,10 @@ REACH: Mapping[str, Reach] = MappingProxyType(
 )
 
 
+# As the policy calls it.
+_SAID: Mapping[str, str] = MappingProxyType({"control": "limits"})
+
+
 @dataclass(frozen=True)
 class Change:
     """One field of a share that a reload changes; *words* say from what to what."""
@@ -73,7 +77,7 @@ def changes(old: Share, new: Share) -> tuple[Change, ...]:
             continue
         if reach is Reach.MOUNTS and not (old.children and new.children):
             reach = Reach.JAIL  # noqa: PLW2901 - the exception to the table
-        found.append(Change(field, reach, "; ".join(_words(field, before, after))))
+        found.append(Change(field, reach, "; ".join(_words(_SAID.get(field, field), before, after))))
     return tuple(found)
 
 
@@ -116,7 +120,7 @@ def _words(field: str, before: object, after: object) -> Iterator[str]:
     """*before* and *after* differ."""
     if isinstance(before, tuple) and isinstance(after, tuple):
         yield from _set_words(field, before, after)
-    elif dataclasses.is_dataclass(before) and not isinstance(before, type):
+    elif dataclasses.is_dataclass(before) and not isinstance(before, type) and type(before) is type(after):
         for part in dataclasses.fields(before):
             old, new = getattr(before, part.name), getattr(after, part.name)
             if old != new:

@@ -164,8 +164,8 @@ class Reloader:
         if sentence := refusal(old.share, new.share):
             self._sink(ReloadRefused(old.share.name, sentence))
             return
-        self._groups.apply(new.plan.groups, self._service.keepers)
         found = tuple(change.words for change in changes(old.share, new.share))
+        self._groups.apply(new.plan.groups, self._service.keepers)
         self._sink(Reloaded(old.share.name, found, new.share.log_level))
         for warning in new.plan.warnings:
             if warning not in old.plan.warnings:
