@@ -63,6 +63,34 @@ class HostLacks(Event):
 
 
 @dataclass(frozen=True)
+class LimitNotHeld(Event):
+    """A limit of the policy that does not bind."""
+
+    sentence: str
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+@dataclass(frozen=True)
+class GroupsLeft(Event):
+    """Control groups that could not be removed."""
+
+    directories: tuple[str, ...]
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return f"left behind, since processes are in them: {', '.join(self.directories)}"
+
+
+@dataclass(frozen=True)
 class AcceptFailed(Event):
     reason: str
     pause: float

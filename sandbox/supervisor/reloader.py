@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from virtiofs_sandbox.cgroups.groups import Groups
 from virtiofs_sandbox.confine import LaunchPlan
 from virtiofs_sandbox.policies.share import Share
 from virtiofs_sandbox.supervisor.changes import changes, refusal
@@ -33,10 +34,16 @@ class Reloader:
     """
 
     def __init__(
-        self, service: Service, read: Reload | None, refusals: tuple[type[Exception], ...], sink: Sink
+        self,
+        service: Service,
+        groups: Groups,
+        read: Reload | None,
+        refusals: tuple[type[Exception], ...],
+        sink: Sink,
     ) -> None:
         self.share = service.terms.share
         self._service = service
+        self._groups = groups
         self._read = read
         self._refusals = refusals
         self._sink = sink
@@ -64,6 +71,7 @@ class Reloader:
         if sentence := refusal(old.share, new.share):
             return sentence
         found = tuple(change.words for change in changes(old.share, new.share))
+        self._groups.apply(new.plan.groups, self._service.keepers)
         self._sink(Reloaded(old.share.name, found, new.share.log_level))
         for warning in new.plan.warnings:
             if warning not in old.plan.warnings:

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from virtiofs_sandbox.cgroups.groups import Groups
+from virtiofs_sandbox.cgroups.planning import CannotLimitError
 from virtiofs_sandbox.confine import CannotConfineError, LaunchPlan
 from virtiofs_sandbox.policies.share import Share, ShareError
 from virtiofs_sandbox.supervisor.answers import ShareAnswers
 from virtiofs_sandbox.supervisor.control import ControlSocket
 from virtiofs_sandbox.supervisor.denials import Denials
-from virtiofs_sandbox.supervisor.events import HostLacks, NoControlSocket, Sink, Stopped, Stopping
+from virtiofs_sandbox.supervisor.events import (
+    GroupsLeft,
+    HostLacks,
+    LimitNotHeld,
+    NoControlSocket,
+    Sink,
+    Stopped,
+    Stopping,
+)
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError
 from virtiofs_sandbox.supervisor.reloader import Reload, Reloader
-from virtiofs_sandbox.supervisor.service import Service
+from virtiofs_sandbox.supervisor.service import Service, StartError
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.worker import Terms, Worker, launch_worker
 from virtiofs_sandbox.supervisor.zygotes import Launching, Z, Zygotes
@@ -81,22 +92,34 @@ async def run_share(
 ) -> bool:
     """Serves *share* until a signal. False when something was left behind.
 
-    *listen* is called once a worker is warm. *reload* is called on SIGHUP, from then on, and when asked for by way of
-    *control*; what it raises refuses the reload, and is a fault of ours unless it is one of *refusals*. Raises
-    StartError, ListenError.
+    Its control groups are there before its first jail and gone after its last. *listen* is called once a worker is
+    warm. *reload* is called on SIGHUP, from then on, and when asked for by way of *control*; what it raises refuses the
+    reload, and is a fault of ours unless it is one of *refusals*. Raises StartError, ListenError.
     """
     for warning in plan.warnings:
         sink(HostLacks(share.name, warning))
     zygotes = Zygotes(share.name, launching, sink)
+    groups = Groups(share.name, lambda sentence: sink(LimitNotHeld(share.name, sentence)))
+    try:
+        groups.apply(plan.groups)
+    except CannotLimitError as error:
+        zygotes.close()
+        await groups.close()
+        raise StartError(str(error)) from error
     denials = Denials(sink)
 
     async def launch(generation: int, terms: Terms) -> Worker:
-        worker = await launch_worker(terms, generation, zygotes)
+        joined = groups.joined
+        plan = dataclasses.replace(terms.plan, cgroups=joined)
+        worker = await launch_worker(Terms(terms.share, plan), generation, zygotes)
+        if joined != groups.joined:
+            # A reload came between.
+            groups.enter(worker.pid)
         denials.launched(share.name, generation, worker.pid)
         return worker
 
     service = Service(Terms(share, plan), launch, denials.show, timing)
-    reloader = Reloader(service, reload, refusals, sink)
+    reloader = Reloader(service, groups, reload, refusals, sink)
     asked: ControlSocket | None = None
     with denials, _Signals(reloads=reload is not None) as signals:
         wait = asyncio.ensure_future(signals.stop())
@@ -115,6 +138,9 @@ async def run_share(
             if asked is not None:
                 await asked.close()
             zygotes.close()
+            if left := await groups.close():
+                clean = False
+                sink(GroupsLeft(share.name, left))
     sink(Stopped(share.name))
     return clean
 

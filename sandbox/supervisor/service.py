@@ -94,6 +94,11 @@ class Service:
         """When *slot* came to its state, in seconds of Unix time; 0 without one."""
         return 0.0 if slot is None else time.time() - (self._loop.time() - slot.since)
 
+    @property
+    def keepers(self) -> tuple[int, ...]:
+        """Of all jails there are, pids that are nobody else's before this loop goes on."""
+        return tuple(slot.pid for slot in self.slots if slot.pid is not None)
+
     async def start(self) -> None:
         """Returns once a worker is warm. What fails now would fail for every client: StartError, nothing left."""
         slot = self._new_slot(0.0)
