@@ -91,10 +91,14 @@ class Passed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Limits(_Document, frozen=True, tag_field="reply", tag="limits"):
-    """*changes* in words, empty when it was only asked; *counters* by class, none while no worker is up."""
+    """*changes* in words, empty when it was only asked; *counters* by class, none while no worker is up.
+
+    *disks*: what the control group has counted of each disk, "MAJOR:MINOR", since the start: rbytes, wbytes, rios, ...
+    """
 
     limits: tuple[Limit, ...]
     counters: dict[str, Passed]
+    disks: dict[str, dict[str, Count]]
     changes: tuple[str, ...] = ()
 
 

@@ -31,7 +31,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="KEY=VALUE",
         nargs="*",
         type=_assignment,
-        help="read, write (50MiB/s), read-ops, write-ops, metadata-ops (1000/s), or none",
+        help="read, write (50MiB/s), read-ops, write-ops, metadata-ops (1000/s); the same of the disk, without "
+        "metadata: disk.read, ...; or none",
     )
     parser.add_argument("--json", action="store_true", help="print data (docs/control.md)")
     parser.set_defaults(execute=lambda options: execute(parser, options))
@@ -67,6 +68,7 @@ def data(share: str, reply: Limits) -> dict[str, object]:
             }
             for name, passed in reply.counters.items()
         },
+        "disks": reply.disks,
         "changes": list(reply.changes),
     }
 
@@ -78,14 +80,15 @@ def text(reply: Limits) -> str:
     for name, passed in reply.counters.items():
         seconds = f"{passed.nanoseconds_delayed / 1e9:.1f}"
         counters.append((name, str(passed.admitted), str(passed.bytes_admitted), str(passed.delayed), seconds))
-    return "\n\n".join("\n".join(table(rows)) for rows in (limits, counters) if len(rows) > 1)
+    disks: list[tuple[str, ...]] = [("DISK", "BYTES READ", "BYTES WRITTEN", "READS", "WRITES")]
+    for name, figures in reply.disks.items():
+        disks.append((name, *(str(figures.get(figure, 0)) for figure in ("rbytes", "wbytes", "rios", "wios"))))
+    return "\n\n".join("\n".join(table(rows)) for rows in (limits, counters, disks) if len(rows) > 1)
 
 
 def _rate(limit: Limit, rate: int | None) -> str:
-    from virtiofs_sandbox.policies.limiting import KEYS, NONE  # noqa: PLC0415
+    from virtiofs_sandbox.policies.limiting import KEYS  # noqa: PLC0415
 
-    if rate is None:
-        return NONE
     key = KEYS.get(limit.key)
     return f"{rate} {limit.unit}" if key is None else key.show(rate)
 

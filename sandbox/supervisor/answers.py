@@ -7,12 +7,16 @@ import os
 from pathlib import Path
 from typing import assert_never
 
+from virtiofs_sandbox.cgroups import hierarchies, planning
+from virtiofs_sandbox.cgroups.groups import Groups
+from virtiofs_sandbox.cgroups.planning import CannotLimitError
+from virtiofs_sandbox.confine import LaunchPlan
 from virtiofs_sandbox.ipc import requests
 from virtiofs_sandbox.ipc.requests import RequestError, fitting, words
 from virtiofs_sandbox.ipc.stats import INDEXES, Statistics
-from virtiofs_sandbox.policies.limiting import KEYS, LimitError, LimitWidensError, limited
+from virtiofs_sandbox.policies.limiting import KEYS, LimitError, LimitWidensError, differences, limited
 from virtiofs_sandbox.policies.problems import shown
-from virtiofs_sandbox.supervisor.changes import changes
+from virtiofs_sandbox.policies.share import Share
 from virtiofs_sandbox.supervisor.clients import Peer
 from virtiofs_sandbox.supervisor.events import LimitsChanged, Sink
 from virtiofs_sandbox.supervisor.reloader import Reloader
@@ -24,8 +28,9 @@ from virtiofs_sandbox.supervisor.worker import Terms
 class ShareAnswers:
     """Answers for one share. Never waits."""
 
-    def __init__(self, service: Service, reloader: Reloader, policy: Path | None, sink: Sink) -> None:
+    def __init__(self, service: Service, groups: Groups, reloader: Reloader, policy: Path | None, sink: Sink) -> None:
         self._service = service
+        self._groups = groups
         self._reloader = reloader
         self._policy = policy
         self._sink = sink
@@ -62,20 +67,29 @@ class ShareAnswers:
     def _change_limits(self, request: requests.SetLimits, peer: Peer) -> requests.Limits:
         terms = self._service.terms
         try:
-            limits = limited(self._reloader.share.limits, terms.share.limits, request.set)
+            share = limited(self._reloader.share, terms.share, request.set)
+            plan = terms.plan if share.control == terms.share.control else self._in_groups(share, terms.plan)
         except LimitWidensError as error:
             raise RequestError("widens", str(error)) from error
-        except LimitError as error:
+        except (LimitError, CannotLimitError) as error:
             raise RequestError("refused", str(error)) from error
-        share = dataclasses.replace(terms.share, limits=limits)
-        found = tuple(change.words for change in changes(terms.share, share))
+        found = tuple(differences(terms.share, share))
         if found:
             self._sink(LimitsChanged(share.name, peer, found))
-            self._service.take_over(Terms(share, terms.plan))
+            self._service.take_over(Terms(share, plan))
         return self._limits(found)
 
+    def _in_groups(self, share: Share, plan: LaunchPlan) -> LaunchPlan:
+        """Has the control groups hold what *share* says. Raises CannotLimitError, and they are as before then."""
+        planned = planning.plan(share, hierarchies.find())
+        # The policy may leave out what nothing here holds; who asks for it now is told instead.
+        if lost := [warning for warning in planned.warnings if warning not in plan.warnings]:
+            raise CannotLimitError("\n".join(lost))
+        self._groups.apply(planned.groups, self._service.keepers)
+        return dataclasses.replace(plan, groups=planned.groups)
+
     def _limits(self, found: tuple[str, ...]) -> requests.Limits:
-        policy, now = self._reloader.share.limits, self._service.terms.share.limits
+        policy, now = self._reloader.share, self._service.terms.share
         statistics = self._statistics()
         return requests.Limits(
             limits=tuple(
@@ -85,7 +99,8 @@ class ShareAnswers:
             counters={}
             if statistics is None
             else {name: requests.Passed(**dataclasses.asdict(one)) for name, one in statistics.throttled.items()},
-            changes=fitting([words(change) for change in found]),
+            disks=self._groups.disk_figures(),
+            changes=found,
         )
 
     def _status(self) -> requests.Standing:

@@ -128,7 +128,13 @@ async def run_share(
             if await _started(service, wait):
                 listener = listen()
                 # There before the line that says ready.
-                asked = None if control is None else _control_socket(share.name, control, service, reloader, sink)
+                asked = (
+                    None
+                    if control is None
+                    else _control_socket(
+                        share.name, control, ShareAnswers(service, groups, reloader, control.policy, sink), sink
+                    )
+                )
                 service.listen(listener)
                 await _reload_until(wait, signals, reloader)
             sink(Stopping(share.name, wait.result().name, timing.stop_grace))
@@ -145,16 +151,14 @@ async def run_share(
     return clean
 
 
-def _control_socket(
-    share: str, control: Control, service: Service, reloader: Reloader, sink: Sink
-) -> ControlSocket | None:
+def _control_socket(share: str, control: Control, answers: ShareAnswers, sink: Sink) -> ControlSocket | None:
     """None, and a warning, where it cannot be made: the share is served all the same."""
     try:
         listener = control.listen()
     except ListenError as error:
         sink(NoControlSocket(share, str(error)))
         return None
-    return ControlSocket(share, listener, ShareAnswers(service, reloader, control.policy, sink), sink)
+    return ControlSocket(share, listener, answers, sink)
 
 
 async def _reload_until(stop: asyncio.Future[signal.Signals], signals: _Signals, reloader: Reloader) -> None:
