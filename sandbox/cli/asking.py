@@ -92,7 +92,7 @@ def _exchange(path: Path, request: bytes) -> Reply:
         # By way of the descriptor: a path may be longer than an address, and a symbolic link leads nowhere.
         connection.connect(f"/proc/self/fd/{file.fileno()}")
         # Who is turned away before the request was read finds the reason all the same.
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(request)
         return decode_reply(_exactly(connection, length(_exactly(connection, LENGTH_BYTES))))
 

@@ -11,7 +11,6 @@ import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from virtiofs_sandbox.ipc.requests import (
     LENGTH_BYTES,
@@ -34,10 +33,8 @@ _SECONDS = 5.0
 _PAUSE = 1.0
 
 
-class Answers(Protocol):
-    """Who answers. May take its time, since nobody else waits for it."""
-
-    def __call__(self, request: Request, peer: Peer) -> Awaitable[Reply]: ...
+Answer = Callable[[Request, Peer], Awaitable[Reply]]
+"""May take its time, since nobody else waits for it. Raises RequestError."""
 
 
 class ControlSocket:
@@ -47,7 +44,7 @@ class ControlSocket:
         self,
         share: str,
         listener: Listener,
-        answer: Answers,
+        answer: Answer,
         sink: Sink,
         *,
         seconds: float = _SECONDS,
