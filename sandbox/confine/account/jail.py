@@ -302,6 +302,7 @@ def _bounds(launch: Launch) -> tuple[Statement, ...]:
             {"number": number, "value": value},
         )
         for number, value in plan.limits
+        if number != resource.RLIMIT_CORE
     ]
     statements.append(
         Statement(
