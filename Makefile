@@ -44,7 +44,7 @@ $(VENV)/.built: $(VENV)/.venv pyproject.toml setup.py Cargo.toml Cargo.lock work
 # Programs that guests are made of: installed packages, and a kernel below build/.
 .PHONY: guests
 guests:
-	@$(REQUIRE) uml qemu
+	@$(REQUIRE) uml qemu tools
 	@packaging/setup/guest-kernel
 
 .PHONY: demo
