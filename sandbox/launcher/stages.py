@@ -140,7 +140,7 @@ def parent(plan: LaunchPlan, report: int) -> None:
         if number not in (signal.SIGKILL, signal.SIGSTOP):
             processes.default_signal(number)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    if not plan.deny_setgroups:
+    if not plan.deny_setgroups and plan.become is None:
         named("setgroups", os.setgroups, [])
     if plan.end_with_supervisor:
         named("prctl(PR_SET_PDEATHSIG)", prctl.set_pdeathsig, signal.SIGKILL)

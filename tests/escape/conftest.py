@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,31 +33,33 @@ def prober() -> Path:
 
 
 @pytest.fixture(scope="session")
-def worker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real worker, where every user can reach it."""
+def worker() -> Iterator[Path]:
+    """The real worker, where every user can run it."""
     built = REPOSITORY / ".venv/bin/virtiofs-worker"
     if not built.exists():
         pytest.skip("installed without a worker")
-    copy = reachable(tmp_path_factory.mktemp("worker")) / built.name
-    copy.write_bytes(built.read_bytes())
-    copy.chmod(0o755)
-    return copy
+    with tempfile.TemporaryDirectory(prefix="worker-") as directory:
+        copy = reachable(Path(directory)) / built.name
+        copy.write_bytes(built.read_bytes())
+        copy.chmod(0o755)
+        yield copy
 
 
 @pytest.fixture
-def launch(worker: Path, tmp_path_factory: pytest.TempPathFactory) -> Scenario:
+def launch(worker: Path) -> Scenario:
     """Runs one scenario of launching.py, as the caller that an environment is, and returns its result."""
 
     def run(name: str, environment: str = "root", **options: str) -> dict[str, Any]:
         if reason := environments.unavailable(environment):
             pytest.skip(reason)
-        work = reachable(tmp_path_factory.mktemp("jail"))
-        command = [
-            *environments.ENVIRONMENTS[environment].command(work),
-            *(sys.executable, "-m", "tests.escape.launching", name, str(work), str(worker)),
-            *(f"{key}={value}" for key, value in options.items()),
-        ]
-        return run_below_guard(work, command)
+        with tempfile.TemporaryDirectory(prefix="jail-") as directory:
+            work = reachable(Path(directory))
+            command = [
+                *environments.ENVIRONMENTS[environment].command(work),
+                *(sys.executable, "-m", "tests.escape.launching", name, str(work), str(worker)),
+                *(f"{key}={value}" for key, value in options.items()),
+            ]
+            return run_below_guard(work, command)
 
     return run
 

@@ -10,33 +10,6 @@ from tests.environments import ENVIRONMENTS
 from tests.escape.conftest import Scenario
 
 BARE = [name for name, environment in ENVIRONMENTS.items() if environment.tier == "bare"]
-RUNGS = ("userns_errno", "identity_errno", "mounts_errno", "idmapped_errno")
-
-
-@pytest.mark.parametrize(
-    ("environment", "refused"),
-    [
-        ("root", {}),
-        ("user", {"identity_errno": errno.EPERM, "idmapped_errno": errno.EPERM}),
-        ("user-with-range", {"identity_errno": errno.EPERM, "idmapped_errno": errno.EPERM}),
-        ("user-without-mounts", dict.fromkeys(("identity_errno", "idmapped_errno", "mounts_errno"), errno.EPERM)),
-        ("container", dict.fromkeys(RUNGS, errno.EPERM)),
-    ],
-)
-def test_each_rung_is_found_as_it_is(launch: Scenario, environment: str, refused: dict[str, int]) -> None:
-    found = launch("host", environment)
-    assert {name: found[name] for name in RUNGS} == dict.fromkeys(RUNGS, 0) | refused
-    assert found["mounts_call"] == {"user-without-mounts": "mount", "container": "unshare"}.get(environment, "")
-
-
-def test_a_user_s_subordinate_ids_are_found_by_its_name(launch: Scenario) -> None:
-    found = launch("host", "user-with-range")
-    assert found["subuid"] == found["subgid"] == [[300_000, 65_536]]
-    assert found["newuidmap"]
-
-
-def test_newuidmap_is_of_no_use_to_who_may_gain_no_rights(launch: Scenario) -> None:
-    assert not launch("host", "container")["newuidmap"]
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
@@ -114,3 +87,34 @@ def test_each_failing_stage_says_so_in_every_tier(
     result = launch("failure", environment, broken=broken)
     assert result["sentence"].startswith(sentence)
     assert result["zygote"] == 4
+
+
+RUNGS = ("userns_errno", "identity_errno", "mounts_errno", "idmapped_errno")
+
+
+@pytest.mark.parametrize(
+    ("environment", "refused"),
+    [
+        ("root", {}),
+        ("user", {"identity_errno": errno.EPERM, "idmapped_errno": errno.EPERM}),
+        ("user-with-range", {"identity_errno": errno.EPERM, "idmapped_errno": errno.EPERM}),
+        ("user-without-mounts", dict.fromkeys(("identity_errno", "idmapped_errno", "mounts_errno"), errno.EPERM)),
+        ("root-without-namespaces", dict.fromkeys(RUNGS, errno.EPERM)),
+        ("container", dict.fromkeys(RUNGS, errno.EPERM)),
+    ],
+)
+def test_each_rung_is_found_as_it_is(launch: Scenario, environment: str, refused: dict[str, int]) -> None:
+    found = launch("host", environment)
+    assert {name: found[name] for name in RUNGS} == dict.fromkeys(RUNGS, 0) | refused
+    failed = {"user-without-mounts": "mount", "root-without-namespaces": "unshare", "container": "unshare"}
+    assert found["mounts_call"] == failed.get(environment, "")
+
+
+def test_a_user_s_subordinate_ids_are_found_by_its_name(launch: Scenario) -> None:
+    found = launch("host", "user-with-range")
+    assert found["subuid"] == found["subgid"] == [[300_000, 65_536]]
+    assert found["newuidmap"]
+
+
+def test_newuidmap_is_of_no_use_to_who_may_gain_no_rights(launch: Scenario) -> None:
+    assert not launch("host", "container")["newuidmap"]
