@@ -595,6 +595,17 @@ def test_what_could_not_be_mounted_is_tried_again_with_the_next_reload(tmp_path:
     in_tree(tmp_path, scene, tree(A, B), Mounting(failing=frozenset({MountAction.FREEZE})))
 
 
+def test_what_was_not_there_to_be_mounted_over_at_launch_is_mounted_over_with_the_next_reload(tmp_path: Path) -> None:
+    terms = tree(A, paths=PathRules(hide=("a/secret", "a/other")))
+
+    async def scene(share: Served, _: Monitor, mounting: Mounting) -> None:
+        share.service.take_over(dataclasses.replace(terms))
+        await share.seen(MountChanged)
+        assert mounting.asked == [(MountAction.MASK, "a/secret")]
+
+    in_tree(tmp_path, scene, terms, script=lambda _: Behaviour(unheld=(b"a/secret",)))
+
+
 def test_a_child_that_cannot_be_detached_stays_hidden(tmp_path: Path) -> None:
     async def scene(share: Served, monitor: Monitor, _: Mounting) -> None:
         share.service.take_over(tree(A))
