@@ -100,7 +100,8 @@ def listener(arguments: Arguments, wanted: Offer) -> Listener:
         try:
             make_directory(wanted.socket.path.parent)
         except OSError as error:
-            raise ListenError(f"socket {wanted.socket.path}: {error.strerror or error}") from error
+            reason = f"{wanted.socket.path.parent}: {error.strerror}; name another place by share.socket or --socket"
+            raise ListenError(f"socket {wanted.socket.path}: cannot make its directory {reason}") from error
     return Listener.bind(SocketFile(wanted.socket.path, wanted.socket.mode, wanted.socket.group))
 
 

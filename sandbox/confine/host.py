@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import prctl
-from virtiofs_sandbox.confine import ids, ladder
+from virtiofs_sandbox.confine import ids, ladder, records
 from virtiofs_sandbox.syscalls import landlock
 from virtiofs_sandbox.syscalls.capabilities import permitted_set
 
@@ -77,6 +77,7 @@ def probe_host() -> HostProbe:
         landlock_abi=_landlock_abi(),
         nofile_hard=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         nr_open=int(Path("/proc/sys/fs/nr_open").read_text()),
+        audit_errno=records.try_reading(),
     )
 
 

@@ -82,7 +82,6 @@ def limits(plan: LaunchPlan) -> None:
         _write(group + b"/cgroup.procs", b"0", "cgroup.procs")
     _write(b"/proc/self/oom_score_adj", b"1000", "oom_score_adj")
     named("setrlimit(RLIMIT_NOFILE)", resource.prlimit, 0, resource.RLIMIT_NOFILE, plan.nofile)
-    named("setrlimit(RLIMIT_CORE)", resource.prlimit, 0, resource.RLIMIT_CORE, (0, 0))
     for number, bound in plan.limits:
         # A caller who is held to less stays there.
         hard = resource.prlimit(0, number)[1]
@@ -141,7 +140,7 @@ def parent(plan: LaunchPlan, report: int) -> None:
         if number not in (signal.SIGKILL, signal.SIGSTOP):
             processes.default_signal(number)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    if not plan.deny_setgroups:
+    if not plan.deny_setgroups and plan.become is None:
         named("setgroups", os.setgroups, [])
     if plan.end_with_supervisor:
         named("prctl(PR_SET_PDEATHSIG)", prctl.set_pdeathsig, signal.SIGKILL)

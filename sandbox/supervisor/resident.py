@@ -10,6 +10,7 @@ from typing import Any
 from virtiofs_sandbox.confine import CannotConfineError, LaunchPlan
 from virtiofs_sandbox.policies.share import Share, ShareError
 from virtiofs_sandbox.supervisor.changes import changes, refusal
+from virtiofs_sandbox.supervisor.denials import Denials
 from virtiofs_sandbox.supervisor.events import HostLacks, Reloaded, ReloadRefused, Sink, Stopped, Stopping
 from virtiofs_sandbox.supervisor.listener import Listener
 from virtiofs_sandbox.supervisor.service import Service
@@ -76,12 +77,15 @@ async def run_share(
     for warning in plan.warnings:
         sink(HostLacks(share.name, warning))
     zygotes = Zygotes(share.name, launching, sink)
+    denials = Denials(sink)
 
     async def launch(generation: int, terms: Terms) -> Worker:
-        return await launch_worker(terms, generation, zygotes)
+        worker = await launch_worker(terms, generation, zygotes)
+        denials.launched(share.name, generation, worker.pid)
+        return worker
 
-    service = Service(Terms(share, plan), launch, sink, timing)
-    with _Signals(reloads=reload is not None) as signals:
+    service = Service(Terms(share, plan), launch, denials.show, timing)
+    with denials, _Signals(reloads=reload is not None) as signals:
         wait = asyncio.ensure_future(signals.stop())
         clean = True
         try:

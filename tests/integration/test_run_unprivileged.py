@@ -17,7 +17,7 @@ from tests.integration.running import Caller, Running
 
 
 def become(account: pwd.struct_passwd) -> list[str]:
-    """The start of a command line that runs the rest as *account*, with its own home and no capability or other group."""
+    """Starts a command line that runs the rest as *account*: its home, and no capability or other group."""
     return ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups", "--reset-env", "--"]
 
 
