@@ -42,6 +42,7 @@ from virtiofs_sandbox.syscalls.mounts import MOUNT_ATTR_RDONLY
 
 from tests.fakes.launching import PLAN, Script, fake_launching, well_behaved
 from tests.fakes.worker import Behaviour
+from tests.integration.running import Running
 from tests.integration.served import QUICK, Monitor, Served, served
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
@@ -217,7 +218,7 @@ def test_a_client_that_comes_while_the_warm_worker_is_replaced_waits_for_the_new
     ("action", "reason"),
     [
         (f"refuse {errno.EINVAL}", "it refuses new settings: Invalid argument, and it may allow what is forbidden now"),
-        ("silent", "no answer to new settings within 0.5 s, and it may allow what is forbidden now"),
+        ("silent", "no answer to new settings within 1.5 s, and it may allow what is forbidden now"),
         ("claim 7", "APPLIED for settings 7, and 1 are unanswered"),
         ("twice", "APPLIED for settings 1, and none are unanswered"),
         ("refuse 99999", "APPLIED with unknown errno 99999"),
@@ -650,3 +651,38 @@ def test_a_warm_worker_with_other_mounts_is_replaced(tmp_path: Path) -> None:
             assert mounting.asked == []
 
     asyncio.run(scene())
+
+
+# The command itself.
+
+
+def test_a_running_command_refuses_another_socket_and_a_policy_that_is_gone_and_goes_on(tmp_path: Path) -> None:
+    directory, socket = tmp_path / "shares.d", tmp_path / "s"
+    directory.mkdir()
+    file = directory / "mine.toml"
+
+    def say(path: Path, rest: str = "") -> None:
+        file.write_text(f'[share]\nsource = "{tmp_path}/share"\ntag = "data"\nsocket = "{path}"\n{rest}')
+
+    say(socket)
+    with Running("real", tmp_path, "--policy-dir", os.fspath(directory)) as run:
+        run.ready()
+        caller = run.connect(socket)
+        assert caller.served()
+        say(tmp_path / "other")
+        run.process.send_signal(signal.SIGHUP)
+        run.logged("reload refused: share.socket: a running share keeps its socket")
+        file.unlink()
+        run.process.send_signal(signal.SIGHUP)
+        run.logged("reload refused: no policy speaks of this")
+        say(socket, '[paths]\nhide = ["/x"]\ncolour = 1\n')
+        run.process.send_signal(signal.SIGHUP)
+        run.logged("reload refused: ", 3)
+        assert "mine.toml:6: paths.hide" in run.log.read_text()
+        say(socket, '[paths]\nhide = ["x"]\n')
+        run.process.send_signal(signal.SIGHUP)
+        run.logged("works by the new settings")
+        assert caller.served()
+        assert run.stop() == 0
+        run.nobody_left()
+        caller.close()
