@@ -417,7 +417,7 @@ fn init_offers_so_little_that_a_quarter_of_the_ring_is_filled_at_most() {
 #[test]
 fn a_chain_that_changes_while_it_waits_is_served_as_what_it_was() {
     let mounted = Mounted::new(&slow(&[("read_ops", 2)]));
-    mounted.post_read(1, 0);
+    mounted.ask(Opcode::Read, mounted.node, &mounted.read_body(0, 4096)).unwrap();
     let before = mounted.guest.used_index(1);
     let place = mounted.post_read(80, 0);
     std::thread::sleep(Duration::from_millis(50));

@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub use bucket::Bucket;
 pub use cost::{Class, Cost};
 
-use crate::config::Limits;
+use crate::config::{Limits, MAX_QUEUES};
 use crate::log;
 use crate::stats::{Counter, Stats};
 
@@ -22,6 +22,11 @@ use crate::stats::{Counter, Stats};
 const LEAST_CHUNK: u64 = 64 * 1024;
 const PAGE: u64 = 4096;
 const MILLISECOND: u64 = 1_000_000;
+/// For so long after a debt is paid, only whoever has waited longest is let in: a thread that is awake already would
+/// always be there before one that has to be woken.
+const PRECEDENCE: u64 = MILLISECOND;
+/// Rings there can be: for high priority, and for requests.
+const RINGS: usize = MAX_QUEUES as usize + 1;
 /// Between two lines about long waits.
 const QUIET: u64 = 60_000 * MILLISECOND;
 
@@ -42,11 +47,22 @@ struct Lines {
     by_class: [Line; 3],
 }
 
-/// The buckets of one class.
+/// The buckets of one class, and who waits for them.
 #[derive(Debug, Default)]
 struct Line {
     bytes: Option<Bucket>,
     operations: Option<Bucket>,
+    /// Since when the first request of each ring waits.
+    waiting: [Option<u64>; RINGS],
+}
+
+/// A request that asks to be let in.
+#[derive(Clone, Copy, Debug)]
+pub struct Asking {
+    pub ring: usize,
+    pub cost: Cost,
+    /// When it was taken from its ring.
+    pub since: u64,
 }
 
 impl Limiter {
@@ -75,20 +91,35 @@ impl Limiter {
     }
 
     /// Lets a request in and charges what it asks for, or says when to ask again.
-    pub fn ask(&self, cost: Cost, now: u64) -> Result<(), u64> {
+    pub fn ask(&self, asking: Asking, now: u64) -> Result<(), u64> {
         let mut lines = self.lines();
-        let line = lines.of(cost.class);
-        let free_at = line.buckets().map(|bucket| bucket.free_at(now)).max().unwrap_or(now);
-        if free_at > now {
-            return Err(free_at);
+        let line = lines.of(asking.cost.class);
+        let free_at = line.buckets().map(|bucket| bucket.free_at(now)).max();
+        let is_first = line.waiting.iter().flatten().all(|since| *since >= asking.since);
+        let may_at = free_at.map_or(now, |free_at| free_at.saturating_add(if is_first { 0 } else { PRECEDENCE }));
+        let waits = may_at > now;
+        if let Some(waiting) = line.waiting.get_mut(asking.ring) {
+            *waiting = waits.then_some(asking.since);
         }
-        line.charge(cost);
+        if waits {
+            return Err(may_at);
+        }
+        line.charge(asking.cost);
         Ok(())
     }
 
     /// Charges a request that runs whether it may or not: those after it pay for it.
     pub fn charge(&self, cost: Cost) {
         self.lines().of(cost.class).charge(cost);
+    }
+
+    /// Nothing of ring *ring* waits any more.
+    pub fn leave(&self, ring: usize) {
+        for line in &mut self.lines().by_class {
+            if let Some(waiting) = line.waiting.get_mut(ring) {
+                *waiting = None;
+            }
+        }
     }
 
     /// Sets the charge right for a request that has moved *moved* bytes after *waited* nanoseconds.
@@ -155,6 +186,7 @@ impl Lines {
         set(&mut write.bytes, rates(|limits| limits.write), chunk);
         set(&mut write.operations, rates(|limits| limits.write_ops), 1);
         set(&mut metadata.operations, rates(|limits| limits.metadata_ops), 1);
+        self.by_class.iter_mut().for_each(|line| line.waiting = [None; RINGS]);
         self.limits = limits;
     }
 }
@@ -190,4 +222,57 @@ fn change(bucket: &mut Option<Bucket>, rate: Option<u64>, burst_ms: u32, largest
 fn chunk(limits: &Limits) -> u64 {
     let of_rate = |rate: u64| (rate / 4 / PAGE * PAGE).max(LEAST_CHUNK);
     limits.read.into_iter().chain(limits.write).map(of_rate).min().unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limiter(read_ops: u64) -> Limiter {
+        let limits = Limits {
+            read: None,
+            write: None,
+            read_ops: Some(read_ops),
+            write_ops: None,
+            metadata_ops: None,
+            burst_ms: 1,
+            max_delay_ms: 1000,
+        };
+        Limiter::new(Some(limits), 0, Box::leak(Box::new(Stats::private())))
+    }
+
+    fn read(ring: usize, since: u64) -> Asking {
+        Asking { ring, cost: Cost { class: Class::Read, bytes: 0 }, since }
+    }
+
+    #[test]
+    fn a_ring_that_asks_more_often_does_not_pass_one_that_has_waited_longer() {
+        let limiter = limiter(10);
+        assert_eq!(limiter.ask(read(1, 0), 0), Ok(()));
+        let paid = 100 * MILLISECOND;
+        assert_eq!(limiter.ask(read(2, 1), 1), Err(paid));
+        assert_eq!(limiter.ask(read(1, 2), 2), Err(paid + PRECEDENCE));
+        assert_eq!(limiter.ask(read(1, 2), paid), Err(paid + PRECEDENCE), "it is there first");
+        assert_eq!(limiter.ask(read(2, 1), paid + PRECEDENCE / 2), Ok(()), "and comes second");
+        assert_eq!(limiter.ask(read(1, 2), 2 * paid + PRECEDENCE / 2), Ok(()));
+    }
+
+    #[test]
+    fn a_ring_whose_thread_is_busy_holds_up_the_others_for_no_longer_than_a_millisecond() {
+        let limiter = limiter(10);
+        assert_eq!(limiter.ask(read(1, 0), 0), Ok(()));
+        let paid = 100 * MILLISECOND;
+        assert_eq!(limiter.ask(read(2, 1), 1), Err(paid));
+        assert_eq!(limiter.ask(read(1, 2), paid + PRECEDENCE), Ok(()));
+    }
+
+    #[test]
+    fn a_ring_that_came_to_rest_has_no_precedence() {
+        let limiter = limiter(10);
+        assert_eq!(limiter.ask(read(1, 0), 0), Ok(()));
+        let paid = 100 * MILLISECOND;
+        assert_eq!(limiter.ask(read(2, 1), 1), Err(paid));
+        limiter.leave(2);
+        assert_eq!(limiter.ask(read(1, 2), paid), Ok(()));
+    }
 }

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use super::inflight::monotonic;
 use crate::buffers::Buffers;
 use crate::fuse::Header;
-use crate::limit::{Class, Cost, Limiter};
+use crate::limit::{Asking, Class, Cost, Limiter};
 
 /// A request that may run.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +44,9 @@ struct Line {
 }
 
 /// What one ring's thread holds back.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Parked {
+    ring: usize,
     lines: [Line; 3],
     /// Where the next look begins, so that each class has its turn.
     turn: usize,
@@ -53,6 +54,10 @@ pub struct Parked {
 }
 
 impl Parked {
+    pub fn new(ring: usize) -> Self {
+        Self { ring, lines: Default::default(), turn: 0, max_delay: u64::MAX }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.lines.iter().all(|line| line.waiting.is_empty())
     }
@@ -76,7 +81,7 @@ impl Parked {
         let now = monotonic();
         let line = self.lines.get_mut(cost.class as usize)?;
         if line.waiting.is_empty() {
-            match limiter.ask(cost, now) {
+            match limiter.ask(Asking { ring: self.ring, cost, since: now }, now) {
                 Ok(()) => return Some(Admitted { head, charged: Some((header, cost, 0)) }),
                 Err(due) => line.due = due,
             }
@@ -94,7 +99,7 @@ impl Parked {
         for step in 0..Class::ALL.len() {
             let turn = (self.turn + step) % Class::ALL.len();
             let line = self.lines.get_mut(turn)?;
-            if let Some(admitted) = line.ready(limiter, self.max_delay, now) {
+            if let Some(admitted) = line.ready(self.ring, limiter, self.max_delay, now) {
                 self.turn = turn + 1;
                 return Some(admitted);
             }
@@ -107,6 +112,7 @@ impl Parked {
         let since = |line: &&mut Line| line.waiting.front().map_or(u64::MAX, |waiting| waiting.since);
         let waiting = self.lines.iter_mut().min_by_key(since)?.waiting.pop_front()?;
         limiter.charge(waiting.cost);
+        limiter.leave(self.ring);
         Some(waiting.admitted(monotonic()))
     }
 
@@ -121,13 +127,14 @@ impl Parked {
     }
 
     /// Forgets everybody: their ring is broken.
-    pub fn clear(&mut self) {
+    pub fn clear(&mut self, limiter: &Limiter) {
         self.lines.iter_mut().for_each(|line| line.waiting.clear());
+        limiter.leave(self.ring);
     }
 }
 
 impl Line {
-    fn ready(&mut self, limiter: &Limiter, max_delay: u64, now: u64) -> Option<Admitted> {
+    fn ready(&mut self, ring: usize, limiter: &Limiter, max_delay: u64, now: u64) -> Option<Admitted> {
         let first = self.waiting.front_mut()?;
         let waited = now.saturating_sub(first.since);
         if waited >= max_delay && !first.told {
@@ -137,7 +144,7 @@ impl Line {
         if self.due > now {
             return None;
         }
-        if let Err(due) = limiter.ask(first.cost, now) {
+        if let Err(due) = limiter.ask(Asking { ring, cost: first.cost, since: first.since }, now) {
             self.due = due;
             return None;
         }

@@ -39,7 +39,7 @@ pub(super) fn run(ring: usize, shared: &Shared, work: &Work) {
         Exit::Internal.now();
     }
     let mut position = Position::default();
-    let mut parked = Parked::default();
+    let mut parked = Parked::new(ring);
     // The plan that what is parked came under.
     let mut last: Option<Run> = None;
     let mut broken = None;
@@ -48,7 +48,7 @@ pub(super) fn run(ring: usize, shared: &Shared, work: &Work) {
             Adopted::Plan(version, run) => (version, run),
             Adopted::Drain => {
                 let Some(run) = last.take() else {
-                    parked.clear();
+                    parked.clear(work.server.limiter());
                     continue;
                 };
                 let mut server = Serving { ring, shared, work, run: &run, version: 0, state: &mut state };
@@ -203,7 +203,7 @@ impl Serving<'_> {
     /// The ring is broken, with all that waits in it.
     fn give_up(&self, error: &RingError, parked: &mut Parked) {
         static BROKEN: Limited = Limited::new();
-        parked.clear();
+        parked.clear(self.work.server.limiter());
         self.work.stats.add(Counter::RingErrors, 1);
         BROKEN.warning(format_args!("ring {} stopped: {error}", self.ring));
         if let Some(descriptor) = &self.run.error {
