@@ -436,3 +436,39 @@ fn a_chain_that_changes_while_it_waits_is_served_as_what_it_was() {
     assert_eq!(mounted.guest.reply(place).0, 0);
     assert_eq!(mounted.worker.counter(Counter::RingErrors), 1);
 }
+
+#[test]
+fn a_driver_with_more_requests_waiting_than_its_ring_has_entries_breaks_it() {
+    let mounted = Mounted::new(&slow(&[("read", 1)]));
+    mounted.ask(Opcode::Read, mounted.node, &mounted.read_body(0, 4096)).unwrap();
+    mounted.post_read(90, 0);
+    let head = 2 * (mounted.guest.used_index(1) % 8);
+    for _ in 0..3 {
+        for _ in 0..RING_SIZE / 2 {
+            mounted.guest.offer(1, head);
+        }
+        kick(&mounted.events[0].kick);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(support::guest::signalled(&mounted.events[0].error));
+    assert_eq!(mounted.worker.counter(Counter::RingErrors), 1);
+    rustix::net::shutdown(&mounted.monitor.socket, rustix::net::Shutdown::Both).unwrap();
+    assert!(mounted.worker.end().1.contains("more than 16 requests wait"));
+}
+
+#[test]
+fn a_copy_goes_in_pieces_and_pays_for_its_bytes() {
+    let mounted = Mounted::new(&slow(&[("write", 256 * 1024)]));
+    fs::write(mounted.worker.share.join("file"), vec![7; 1 << 20]).unwrap();
+    let body: Vec<u8> = [mounted.fh, 0, mounted.node, mounted.fh, 512 * 1024, 400_000, 0]
+        .iter()
+        .flat_map(|field| field.to_le_bytes())
+        .collect();
+    let reply = mounted.ask(Opcode::CopyFileRange, mounted.node, &body).unwrap();
+    let copied = u32::from_le_bytes(reply[..4].try_into().unwrap());
+    assert_eq!(copied, 64 * 1024);
+    assert_eq!(mounted.counters(Class::Write), [1, 0, 0, 64 * 1024]);
+    let start = Instant::now();
+    mounted.ask(Opcode::CopyFileRange, mounted.node, &body).unwrap();
+    assert!(start.elapsed() > Duration::from_millis(150), "a quarter of a second less what the first took");
+}

@@ -15,16 +15,21 @@ pub use bucket::Bucket;
 pub use cost::{Class, Cost};
 
 use crate::config::{Limits, MAX_QUEUES};
+use crate::fs::MAX_WRITE;
 use crate::log;
 use crate::stats::{Counter, Stats};
 
 /// Under a limit on bytes one request moves at most a quarter of a second's worth, but never less than this.
 const LEAST_CHUNK: u64 = 64 * 1024;
 const PAGE: u64 = 4096;
+/// No request moves more.
+const MOST: u64 = MAX_WRITE as u64;
 const MILLISECOND: u64 = 1_000_000;
 /// For so long after a debt is paid, only whoever has waited longest is let in: a thread that is awake already would
 /// always be there before one that has to be woken.
 const PRECEDENCE: u64 = MILLISECOND;
+/// Whoever has to wait looks again after so long while others run, since they may need less than they asked for.
+const SECOND_LOOK: u64 = 10 * MILLISECOND;
 /// Rings there can be: for high priority, and for requests.
 const RINGS: usize = MAX_QUEUES as usize + 1;
 /// Between two lines about long waits.
@@ -54,6 +59,8 @@ struct Line {
     operations: Option<Bucket>,
     /// Since when the first request of each ring waits.
     waiting: [Option<u64>; RINGS],
+    /// Requests that run, and may give back some of their charge.
+    running: u32,
 }
 
 /// A request that asks to be let in.
@@ -102,7 +109,11 @@ impl Limiter {
             *waiting = waits.then_some(asking.since);
         }
         if waits {
-            return Err(may_at);
+            return Err(if line.running > 0 && line.bytes.is_some() {
+                may_at.min(now.saturating_add(SECOND_LOOK))
+            } else {
+                may_at
+            });
         }
         line.charge(asking.cost);
         Ok(())
@@ -122,15 +133,21 @@ impl Limiter {
         }
     }
 
-    /// Sets the charge right for a request that has moved *moved* bytes after *waited* nanoseconds.
+    /// Ends a request that has moved *moved* bytes after *waited* nanoseconds.
     pub fn settle(&self, cost: Cost, moved: u64, waited: u64) {
-        if moved != cost.bytes {
-            if let Some(bytes) = &mut self.lines().of(cost.class).bytes {
-                bytes.give_back(cost.bytes.saturating_sub(moved));
-                bytes.charge(moved.saturating_sub(cost.bytes));
-            }
-        }
+        self.release(cost, moved);
         self.stats.admitted(cost.class, moved, waited);
+    }
+
+    /// Sets the charge right for a request that was let in and has moved *moved* bytes.
+    pub fn release(&self, cost: Cost, moved: u64) {
+        let mut lines = self.lines();
+        let line = lines.of(cost.class);
+        line.running = line.running.saturating_sub(1);
+        if let Some(bytes) = &mut line.bytes {
+            bytes.give_back(cost.bytes.saturating_sub(moved));
+            bytes.charge(moved.saturating_sub(cost.bytes));
+        }
     }
 
     /// How long a request waits before somebody is told, in nanoseconds.
@@ -155,7 +172,7 @@ impl Limiter {
 
     /// Most bytes that one request should move: what INIT offers, and where a copy within the share ends.
     pub fn chunk(&self) -> u64 {
-        self.lines().limits.as_ref().map_or(u64::MAX, chunk)
+        self.lines().limits.as_ref().map_or(MOST, chunk)
     }
 
     fn lines(&self) -> MutexGuard<'_, Lines> {
@@ -197,6 +214,7 @@ impl Line {
     }
 
     fn charge(&mut self, cost: Cost) {
+        self.running = self.running.saturating_add(1);
         if let Some(bytes) = &mut self.bytes {
             bytes.charge(cost.bytes);
         }
@@ -221,15 +239,15 @@ fn change(bucket: &mut Option<Bucket>, rate: Option<u64>, burst_ms: u32, largest
 
 fn chunk(limits: &Limits) -> u64 {
     let of_rate = |rate: u64| (rate / 4 / PAGE * PAGE).max(LEAST_CHUNK);
-    limits.read.into_iter().chain(limits.write).map(of_rate).min().unwrap_or(u64::MAX)
+    limits.read.into_iter().chain(limits.write).map(of_rate).min().unwrap_or(MOST).min(MOST)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn limiter(read_ops: u64) -> Limiter {
-        let limits = Limits {
+    fn read_limits(read_ops: u64) -> Limits {
+        Limits {
             read: None,
             write: None,
             read_ops: Some(read_ops),
@@ -237,8 +255,11 @@ mod tests {
             metadata_ops: None,
             burst_ms: 1,
             max_delay_ms: 1000,
-        };
-        Limiter::new(Some(limits), 0, Box::leak(Box::new(Stats::private())))
+        }
+    }
+
+    fn limiter(read_ops: u64) -> Limiter {
+        Limiter::new(Some(read_limits(read_ops)), 0, Box::leak(Box::new(Stats::private())))
     }
 
     fn read(ring: usize, since: u64) -> Asking {
@@ -264,6 +285,17 @@ mod tests {
         let paid = 100 * MILLISECOND;
         assert_eq!(limiter.ask(read(2, 1), 1), Err(paid));
         assert_eq!(limiter.ask(read(1, 2), paid + PRECEDENCE), Ok(()));
+    }
+
+    #[test]
+    fn what_a_running_request_gives_back_is_there_for_whoever_waits() {
+        let limits = Limits { read: Some(1000), read_ops: None, ..read_limits(1) };
+        let limiter = Limiter::new(Some(limits), 0, Box::leak(Box::new(Stats::private())));
+        let large = Asking { cost: Cost { class: Class::Read, bytes: MOST }, ..read(1, 0) };
+        assert_eq!(limiter.ask(large, 0), Ok(()));
+        assert_eq!(limiter.ask(read(2, 1), 1), Err(1 + SECOND_LOOK), "and not in a quarter of an hour");
+        limiter.settle(large.cost, 10, 0);
+        assert_eq!(limiter.ask(read(2, 1), 1 + SECOND_LOOK), Ok(()), "ten bytes are paid for");
     }
 
     #[test]

@@ -62,6 +62,10 @@ impl Parked {
         self.lines.iter().all(|line| line.waiting.is_empty())
     }
 
+    pub fn len(&self) -> usize {
+        self.lines.iter().map(|line| line.waiting.len()).sum()
+    }
+
     /// The limits may have changed: everybody asks again.
     pub fn reschedule(&mut self, limiter: &Limiter) {
         self.lines.iter_mut().for_each(|line| line.due = 0);

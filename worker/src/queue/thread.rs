@@ -149,7 +149,7 @@ impl Serving<'_> {
     ) -> Result<Option<Admitted>, RingError> {
         let limiter = self.work.server.limiter();
         if let Some(admitted) = parked.ready(limiter) {
-            ring.walk(admitted.head, request, reply)?;
+            self.walk(ring, &admitted, request, reply)?;
             return Ok(Some(admitted));
         }
         while let Some(head) = ring.take(request, reply)? {
@@ -159,8 +159,26 @@ impl Serving<'_> {
             if let Some(admitted) = parked.admit(head, request, reply, limiter) {
                 return Ok(Some(admitted));
             }
+            if parked.len() > usize::from(ring.size()) {
+                return Err(RingError::Overfull(ring.size()));
+            }
         }
         Ok(None)
+    }
+
+    /// Finds the buffers of a request that has waited.
+    fn walk<'m>(
+        &self,
+        ring: &mut Ring<'m>,
+        admitted: &Admitted,
+        request: &mut Buffers<'m>,
+        reply: &mut Buffers<'m>,
+    ) -> Result<(), RingError> {
+        let found = ring.walk(admitted.head, request, reply);
+        if let (Err(_), Some((_, cost, _))) = (&found, admitted.charged) {
+            self.work.server.limiter().release(cost, 0);
+        }
+        found
     }
 
     /// Serves one request and gives its chain back; returns when it began.
@@ -190,7 +208,7 @@ impl Serving<'_> {
         let mut ring = Ring::open(&run.memory, &run.layout, cursor)?;
         let (mut request, mut reply) = (Buffers::new(), Buffers::new());
         while let Some(admitted) = parked.pop(self.work.server.limiter()) {
-            if let Err(error) = ring.walk(admitted.head, &mut request, &mut reply) {
+            if let Err(error) = self.walk(&mut ring, &admitted, &mut request, &mut reply) {
                 self.publish(&mut ring);
                 return Err(error);
             }
