@@ -100,7 +100,9 @@ def test_readers_and_writers_that_take_every_slot_they_can_leave_room_for_lookin
     guest.check(
         f"umount /mnt; mount -t virtiofs {TAG} /mnt; cd /mnt\n"
         "for number in $(seq 0 39); do (cat long$number >/dev/null; echo read >>/tmp/ended) & done\n"
-        "for number in $(seq 0 7); do (dd if=/dev/zero of=new$number bs=64k count=64 conv=fsync 2>/dev/null; echo written >>/tmp/ended) & done\n"
+        "for number in $(seq 0 7); do\n"
+        "    (dd if=/dev/zero of=new$number bs=64k count=64 conv=fsync 2>/dev/null; echo written >>/tmp/ended) &\n"
+        "done\n"
         "sleep 2"
     )
     # What it looks at is known to be small: a read of it would wait with the others.

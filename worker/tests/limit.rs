@@ -148,6 +148,11 @@ impl Mounted {
         assert_eq!((applied.a, applied.code), (serial, 0));
     }
 
+    /// Comes back when everything that was posted has been taken from the ring.
+    fn taken(&self) {
+        self.ask(Opcode::Getattr, self.node, &[0; 16]).unwrap();
+    }
+
     /// Admitted, delayed, nanoseconds delayed and bytes of a class.
     fn counters(&self, class: Class) -> [u64; 4] {
         let first = LIMITS_BY_CLASS + 4 * class as usize;
@@ -205,7 +210,6 @@ fn what_never_waits_passes_what_waits_and_so_does_another_class() {
     let start = Instant::now();
     assert_eq!(mounted.wait_answered(1, before, 5), [21, 23, 24, 25, 0]);
     assert!(start.elapsed() < PROMPT);
-    assert_eq!(mounted.worker.counter(Counter::OldestStart), 0, "waiting for a limit is no work");
     assert_eq!(mounted.wait_answered(1, before, 6)[5], 22);
     assert_eq!(fs::read(mounted.worker.share.join("file")).unwrap()[..5], *b"waits");
 }
@@ -251,7 +255,7 @@ fn a_short_read_pays_for_what_it_got() {
     for _ in 0..20 {
         mounted.ask(Opcode::Read, mounted.node, &mounted.read_body(0, 4096)).unwrap();
     }
-    assert!(start.elapsed() < Duration::from_secs(4), "{:?}, and 78 s if all were charged", start.elapsed());
+    assert!(start.elapsed() < LIMIT, "{:?}, and 78 s if all were charged", start.elapsed());
     assert_eq!(mounted.counters(Class::Read)[3], 200);
 }
 
@@ -263,6 +267,7 @@ fn a_ring_that_comes_to_rest_runs_what_waits_at_once_and_it_is_owed() {
     for number in 1..=4u64 {
         mounted.post_write(30 + number, 4096 * number, &[0x30 + number as u8; 2048]);
     }
+    mounted.taken();
     let start = Instant::now();
     let base = mounted.monitor.vring_base(1);
     assert!(start.elapsed() < PROMPT, "{:?}", start.elapsed());
@@ -304,10 +309,11 @@ fn a_client_that_leaves_a_stop_and_a_reset_lose_nothing_that_waits() {
         for number in 0..5u8 {
             mounted.post_write(30 + u64::from(number), 0x1000 * u64::from(number), &[0x40 + number; 2048]);
         }
-        mounted.guest.wait_used(1, before + 1);
+        mounted.taken();
+        assert_eq!(mounted.guest.used_index(1), before + 2);
         let start = Instant::now();
         end(&mounted);
-        mounted.guest.wait_used(1, before + 5);
+        mounted.guest.wait_used(1, before + 6);
         assert!(start.elapsed() < PROMPT, "{:?}", start.elapsed());
         let file = fs::read(mounted.worker.share.join("file")).unwrap();
         for number in 0..5u8 {
@@ -326,9 +332,10 @@ fn new_memory_or_addresses_leave_waiting_what_waits() {
     for number in 0..3 {
         mounted.post_read(50 + number, 4096 * number);
     }
-    mounted.guest.wait_used(1, before + 1);
+    mounted.taken();
     assert_eq!(mounted.monitor.demand(Code::SetVringAddr, &mounted.guest.addresses(1), &[]), 0);
-    let answered = mounted.wait_answered(1, before, 3);
+    let mut answered = mounted.wait_answered(1, before, 4);
+    answered.retain(|unique| *unique >= 50);
     assert_eq!(answered, [50, 51, 52]);
     assert_eq!(mounted.counters(Class::Read)[1], 2);
 }
@@ -371,6 +378,7 @@ fn a_new_limit_holds_at_once_for_what_waits_already() {
     let before = mounted.guest.used_index(1);
     mounted.post_read(60, 0);
     stays(&before, || mounted.guest.used_index(1));
+    assert_eq!(mounted.worker.counter(Counter::OldestStart), 0, "waiting for a limit is no work");
     let start = Instant::now();
     mounted.change(1, &slow(&[("read", 1 << 30)]));
     mounted.guest.wait_used(1, before + 1);

@@ -161,3 +161,39 @@ impl Waiting {
         Admitted { head: self.head, charged: Some((self.header, self.cost, now.saturating_sub(self.since).max(1))) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Limits;
+    use crate::fuse::Opcode;
+    use crate::stats::Stats;
+
+    fn admit(parked: &mut Parked, head: u16, limiter: &Limiter) -> Option<u16> {
+        let mut request = [[0; 4], (Opcode::Getattr as u32).to_le_bytes()].concat();
+        request.resize(40, 0);
+        let (request, reply) = (Buffers::of(&mut request), Buffers::new());
+        parked.admit(head, &request, &reply, limiter).map(|admitted| admitted.head)
+    }
+
+    #[test]
+    fn a_newcomer_waits_behind_those_of_its_class_even_when_their_time_has_come() {
+        let limits = Limits {
+            read: None,
+            write: None,
+            read_ops: None,
+            write_ops: None,
+            metadata_ops: Some(50),
+            burst_ms: 1,
+            max_delay_ms: 1000,
+        };
+        let limiter = Limiter::new(Some(limits), monotonic(), Box::leak(Box::new(Stats::private())));
+        let mut parked = Parked::new(1);
+        assert_eq!(admit(&mut parked, 1, &limiter), Some(1));
+        assert_eq!(admit(&mut parked, 2, &limiter), None);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert_eq!(admit(&mut parked, 3, &limiter), None);
+        assert_eq!(parked.ready(&limiter).map(|admitted| admitted.head), Some(2));
+        assert_eq!((parked.len(), parked.pop(&limiter).map(|admitted| admitted.head)), (1, Some(3)));
+    }
+}
