@@ -213,7 +213,8 @@ ROWS = (
         "--fd",
         "share.socket",
         {Effect.NEUTRAL: "the policy says nothing of the socket", Effect.WIDENS: "it names path, mode or group"},
-        "An inherited listener was made by the caller, with whatever mode and group the caller chose.",
+        "An inherited listener was made by the caller, with whatever mode and group the caller chose. Site defaults "
+        "are part of the policy here too.",
         _descriptor,
     ),
     Row(

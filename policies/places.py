@@ -26,12 +26,14 @@ def default_directory() -> Path:
     return above / NAME / "shares.d"
 
 
-def socket_directory() -> Path | None:
-    """Where a socket is made that no policy names; None for a user without a runtime directory."""
-    if os.geteuid() == 0:
+def socket_directory() -> Path:
+    """Where a socket is made that no policy names. Without a session it need not be there, nor can it be made then."""
+    caller = os.geteuid()
+    if caller == 0:
         return SYSTEM_SOCKETS
     base = os.environ.get("XDG_RUNTIME_DIR", "")
-    return Path(base) / NAME if base.startswith("/") else None
+    # Where pam_systemd(8) puts it.
+    return Path(base if base.startswith("/") else f"/run/user/{caller}") / NAME
 
 
 def defaults_file(directory: Path) -> Path:

@@ -241,13 +241,9 @@ class _Settling:
         table = share.socket if isinstance(share.socket, SocketTable) else SocketTable()
         mode = DEFAULT_MODE if isinstance(table.mode, UnsetType) else values.mode(table.mode)
         group = None if isinstance(table.group, UnsetType) else values.group(table.group)
-        if not isinstance(table.path, UnsetType):
-            return Socket(values.absolute_path(table.path), mode, group)
-        directory = socket_directory()
-        if directory is None:
-            self._report("share.socket.path", "missing, and there is no $XDG_RUNTIME_DIR to put one in; name a path")
-            return Socket(Path("/"), mode, group)
-        return Socket(directory / f"{name}.sock", mode, group)
+        if isinstance(table.path, UnsetType):
+            return Socket(socket_directory() / f"{name}.sock", mode, group)
+        return Socket(values.absolute_path(table.path), mode, group)
 
     def _needed(self, value: str | UnsetType, key: str, what: str) -> str:
         if isinstance(value, UnsetType):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -17,8 +18,7 @@ def make_directory(directory: Path) -> None:
     except FileExistsError:
         state = directory.lstat()
         if not stat.S_ISDIR(state.st_mode) or state.st_uid not in (0, caller) or state.st_mode & 0o022:
-            raise PermissionError(
-                None, f"{directory} is not a directory that only its owner, root or the caller, can write to"
-            ) from None
+            reason = "somebody else than root or the caller can write to it, or it is no directory"
+            raise PermissionError(errno.EPERM, reason, os.fspath(directory)) from None
     else:
         directory.chmod(0o755 if caller == 0 else 0o700)  # whatever the umask took

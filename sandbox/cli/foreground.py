@@ -51,6 +51,8 @@ def serve(arguments: Arguments, file: Path | None, directory: Path, worker: Path
 
     def reload() -> tuple[Share, LaunchPlan]:
         newer, plan = settle()
+        if newer.policy is None:
+            raise ShareError("no policy speaks of this share any more; stop it, or put the file back")
         if newer.socket != wanted.socket:
             raise ShareError("share.socket: a running share keeps its socket; stop it and start it anew")
         return newer.share, plan
@@ -98,7 +100,8 @@ def listener(arguments: Arguments, wanted: Offer) -> Listener:
         try:
             make_directory(wanted.socket.path.parent)
         except OSError as error:
-            raise ListenError(f"socket {wanted.socket.path}: {error.strerror or error}") from error
+            reason = f"{wanted.socket.path.parent}: {error.strerror}; name another place by share.socket or --socket"
+            raise ListenError(f"socket {wanted.socket.path}: cannot make its directory {reason}") from error
     return Listener.bind(SocketFile(wanted.socket.path, wanted.socket.mode, wanted.socket.group))
 
 

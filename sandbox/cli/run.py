@@ -22,7 +22,7 @@ DESCRIPTION = """\
 Shares what POLICY says, or DIR under a tag, with whichever monitor connects to the socket, one at a time, and stays: a
 monitor that goes may come back. Where a policy speaks of DIR it holds, and the options may only narrow it
 (docs/compatibility.md). Runs in the foreground until SIGTERM or SIGINT; a second signal does not wait for requests in
-flight."""
+flight. SIGHUP reads the policy again."""
 
 
 class NoWorkerError(Exception):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.unit.policy_world import World
 from virtiofs_sandbox.policies.loader import default_directory, find, load, load_directory, site
+from virtiofs_sandbox.policies.places import socket_directory
 from virtiofs_sandbox.policies.policy import Policy
 from virtiofs_sandbox.policies.problems import Origin, PolicyError
 from virtiofs_sandbox.policies.share import (
@@ -258,6 +259,16 @@ def test_the_directory_of_a_user_is_below_the_configuration_home(monkeypatch: py
     assert default_directory() == Path("/home/somebody/.config/virtiofs-sandbox/shares.d")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert default_directory() == Path("/etc/virtiofs-sandbox/shares.d")
+
+
+def test_sockets_of_a_user_are_in_the_runtime_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/somewhere")
+    assert socket_directory() == Path("/somewhere/virtiofs-sandbox")
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert socket_directory() == Path("/run/user/1000/virtiofs-sandbox")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert socket_directory() == Path("/run/virtiofs-sandbox")
 
 
 def test_a_file_that_another_user_s_link_leads_to_is_read_only_if_both_ways_are_safe(world: World) -> None:

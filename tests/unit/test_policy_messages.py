@@ -462,12 +462,6 @@ def refusal(case: Case, world: World) -> str:
     return world.without_root(str(caught.value))
 
 
-def without_runtime_directory(world: World, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(os, "geteuid", lambda: OTHERS_UID)
-    monkeypatch.delenv("XDG_RUNTIME_DIR")
-    return refusal(Case("", {"data.toml": SHARE}), world)
-
-
 def messages(root: Path) -> Iterator[str]:
     for section, cases in SECTIONS.items():
         yield f"# {section}"
@@ -476,9 +470,6 @@ def messages(root: Path) -> Iterator[str]:
                 world = World(root / f"{section[:3]}{number}", monkeypatch)
                 yield f"\n{case.title}:\n{refusal(case, world)}"
         yield ""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        world = World(root / "none", monkeypatch)
-        yield f"# A user without a runtime directory\n\n{without_runtime_directory(world, monkeypatch)}"
 
 
 def sentences() -> Iterator[tuple[str, str]]:
