@@ -244,7 +244,10 @@ fn chunk(limits: &Limits) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use super::*;
+    use proptest::prelude::*;
 
     fn read_limits(read_ops: u64) -> Limits {
         Limits {
@@ -296,6 +299,68 @@ mod tests {
         assert_eq!(limiter.ask(read(2, 1), 1), Err(1 + SECOND_LOOK), "and not in a quarter of an hour");
         limiter.settle(large.cost, 10, 0);
         assert_eq!(limiter.ask(read(2, 1), 1 + SECOND_LOOK), Ok(()), "ten bytes are paid for");
+    }
+
+    /// Rings that ask as their threads do, in a time of their own; returns when each request was let in.
+    fn run(limiter: &Limiter, mut rings: Vec<VecDeque<(u64, u64)>>) -> Vec<(u64, u64)> {
+        let (mut now, mut admitted) = (0, Vec::new());
+        let mut due = vec![0; rings.len()];
+        while rings.iter().any(|ring| !ring.is_empty()) {
+            for (ring, waiting) in rings.iter_mut().enumerate() {
+                while let Some((since, bytes)) = waiting.front().copied().filter(|(since, _)| *since <= now) {
+                    let cost = Cost { class: Class::Read, bytes };
+                    if due.get(ring).is_some_and(|due| *due > now) {
+                        break;
+                    }
+                    if let Err(later) = limiter.ask(Asking { ring, cost, since }, now) {
+                        assert!(later > now, "nobody asks in a circle");
+                        due.iter_mut().skip(ring).take(1).for_each(|due| *due = later);
+                        break;
+                    }
+                    limiter.settle(cost, bytes, 0);
+                    admitted.push((now, bytes));
+                    waiting.pop_front();
+                }
+            }
+            let next = rings.iter().zip(&due).filter_map(|(ring, due)| Some(ring.front()?.0.max(*due).max(now + 1)));
+            now = next.min().unwrap_or(now);
+        }
+        admitted
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn rings_together_keep_to_both_rates_in_every_window_and_each_comes_to_its_end(
+            rates in (1u64 << 14..1 << 24, 1u64..10_000, 1u32..2000),
+            rings in prop::collection::vec(
+                prop::collection::vec((0..500 * MILLISECOND, 0..=LEAST_CHUNK), 0..12), 1..4),
+        ) {
+            let (bytes, operations, burst_ms) = rates;
+            let limits = Limits { read: Some(bytes), burst_ms, ..read_limits(operations) };
+            let largest = u128::from(chunk(&limits));
+            let limiter = Limiter::new(Some(limits), 0, Box::leak(Box::new(Stats::private())));
+            let rings = rings.into_iter().map(|ring| {
+                let mut since = 0;
+                ring.into_iter().map(|(gap, bytes)| { since += gap; (since, bytes) }).collect()
+            }).collect();
+            let admitted = run(&limiter, rings);
+            let saved_up = |rate: u64| u128::from(rate) * u128::from(burst_ms) * u128::from(MILLISECOND);
+            let second = u128::from(1000 * MILLISECOND);
+            for first in 0..admitted.len() {
+                let window: Vec<_> = admitted.iter().skip(first).collect();
+                let start = window.first().map_or(0, |(at, _)| *at);
+                let (mut count, mut sum) = (0u128, 0u128);
+                for (at, bytes_of_it) in window {
+                    count += 1;
+                    sum += u128::from(*bytes_of_it);
+                    let time = u128::from(at - start);
+                    prop_assert!(sum * second <= u128::from(bytes) * time + saved_up(bytes).max(largest * second));
+                    prop_assert!(count * second <= u128::from(operations) * time + saved_up(operations).max(second));
+                }
+            }
+        }
     }
 
     #[test]
