@@ -62,6 +62,7 @@ use failure::{exclusive, refuse, Failure};
 use handles::Handles;
 use inodes::Inodes;
 use law::{InForce, Law, TakenUp};
+pub use session::MAX_WRITE;
 use session::{Greeting, Most, Session};
 use shape::{copy_body, is_xattr, least_reply, Deed};
 use stat::Stat;

@@ -11,6 +11,7 @@ use crate::fuse::request::Fields;
 use crate::fuse::Encoder;
 use crate::limit::Limiter;
 
+/// Most bytes in one READ or WRITE.
 pub const MAX_WRITE: u32 = 1 << 20;
 const PAGE: u32 = 4096;
 /// Requests that the guest may have in the background; the rings bound them before this does.
@@ -35,8 +36,7 @@ impl Most {
         if !limiter.is_set() {
             return Self { bytes: MAX_WRITE, background: MAX_BACKGROUND };
         }
-        let bytes = u32::try_from(limiter.chunk()).map_or(MAX_WRITE, |chunk| chunk.min(MAX_WRITE));
-        Self { bytes, background: (ring / 4).max(1) }
+        Self { bytes: limiter.chunk() as u32, background: (ring / 4).max(1) }
     }
 }
 

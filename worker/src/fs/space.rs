@@ -53,7 +53,7 @@ impl Server {
             (handles.get(fh, call.header.node)?, handles.get(target_fh, target)?)
         };
         let (offset, target_offset) = (file_offset(offset)?, file_offset(target_offset)?);
-        let length = length.min(MAX_COPY).min(self.most_copied());
+        let length = length.min(self.most_copied());
         let copied = host::copy(from.fd(), offset, to.fd(), target_offset, length as usize)?;
         work.moved = copied as u64;
         work.out.u32(copied as u32);
@@ -66,7 +66,7 @@ impl Server {
         if self.limiter.is_set() {
             self.limiter.chunk()
         } else {
-            u64::MAX
+            MAX_COPY
         }
     }
 

@@ -2,6 +2,7 @@
 #![deny(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use crate::buffers::Buffers;
+use crate::fs::MAX_WRITE;
 use crate::fuse::abi::{IN_HEADER_BYTES, OUT_HEADER_BYTES, WRITE_IN_BYTES};
 use crate::fuse::{Header, Opcode};
 
@@ -64,7 +65,7 @@ impl Cost {
             Some(Opcode::Fallocate) => (Class::Write, 0),
             _ => (Class::Metadata, 0),
         };
-        Some(Self { class, bytes })
+        Some(Self { class, bytes: bytes.min(MAX_WRITE.into()) })
     }
 }
 

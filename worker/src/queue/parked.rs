@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use super::inflight::monotonic;
 use crate::buffers::Buffers;
 use crate::fuse::Header;
-use crate::limit::{Class, Cost, Limiter};
+use crate::limit::{Asking, Class, Cost, Limiter};
 
 /// A request that may run.
 #[derive(Clone, Copy, Debug)]
@@ -44,8 +44,9 @@ struct Line {
 }
 
 /// What one ring's thread holds back.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Parked {
+    ring: usize,
     lines: [Line; 3],
     /// Where the next look begins, so that each class has its turn.
     turn: usize,
@@ -53,8 +54,16 @@ pub struct Parked {
 }
 
 impl Parked {
+    pub fn new(ring: usize) -> Self {
+        Self { ring, lines: Default::default(), turn: 0, max_delay: u64::MAX }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.lines.iter().all(|line| line.waiting.is_empty())
+    }
+
+    pub fn len(&self) -> usize {
+        self.lines.iter().map(|line| line.waiting.len()).sum()
     }
 
     /// The limits may have changed: everybody asks again.
@@ -76,7 +85,7 @@ impl Parked {
         let now = monotonic();
         let line = self.lines.get_mut(cost.class as usize)?;
         if line.waiting.is_empty() {
-            match limiter.ask(cost, now) {
+            match limiter.ask(Asking { ring: self.ring, cost, since: now }, now) {
                 Ok(()) => return Some(Admitted { head, charged: Some((header, cost, 0)) }),
                 Err(due) => line.due = due,
             }
@@ -94,7 +103,7 @@ impl Parked {
         for step in 0..Class::ALL.len() {
             let turn = (self.turn + step) % Class::ALL.len();
             let line = self.lines.get_mut(turn)?;
-            if let Some(admitted) = line.ready(limiter, self.max_delay, now) {
+            if let Some(admitted) = line.ready(self.ring, limiter, self.max_delay, now) {
                 self.turn = turn + 1;
                 return Some(admitted);
             }
@@ -107,6 +116,7 @@ impl Parked {
         let since = |line: &&mut Line| line.waiting.front().map_or(u64::MAX, |waiting| waiting.since);
         let waiting = self.lines.iter_mut().min_by_key(since)?.waiting.pop_front()?;
         limiter.charge(waiting.cost);
+        limiter.leave(self.ring);
         Some(waiting.admitted(monotonic()))
     }
 
@@ -121,13 +131,14 @@ impl Parked {
     }
 
     /// Forgets everybody: their ring is broken.
-    pub fn clear(&mut self) {
+    pub fn clear(&mut self, limiter: &Limiter) {
         self.lines.iter_mut().for_each(|line| line.waiting.clear());
+        limiter.leave(self.ring);
     }
 }
 
 impl Line {
-    fn ready(&mut self, limiter: &Limiter, max_delay: u64, now: u64) -> Option<Admitted> {
+    fn ready(&mut self, ring: usize, limiter: &Limiter, max_delay: u64, now: u64) -> Option<Admitted> {
         let first = self.waiting.front_mut()?;
         let waited = now.saturating_sub(first.since);
         if waited >= max_delay && !first.told {
@@ -137,7 +148,7 @@ impl Line {
         if self.due > now {
             return None;
         }
-        if let Err(due) = limiter.ask(first.cost, now) {
+        if let Err(due) = limiter.ask(Asking { ring, cost: first.cost, since: first.since }, now) {
             self.due = due;
             return None;
         }
@@ -148,5 +159,41 @@ impl Line {
 impl Waiting {
     fn admitted(self, now: u64) -> Admitted {
         Admitted { head: self.head, charged: Some((self.header, self.cost, now.saturating_sub(self.since).max(1))) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Limits;
+    use crate::fuse::Opcode;
+    use crate::stats::Stats;
+
+    fn admit(parked: &mut Parked, head: u16, limiter: &Limiter) -> Option<u16> {
+        let mut request = [[0; 4], (Opcode::Getattr as u32).to_le_bytes()].concat();
+        request.resize(40, 0);
+        let (request, reply) = (Buffers::of(&mut request), Buffers::new());
+        parked.admit(head, &request, &reply, limiter).map(|admitted| admitted.head)
+    }
+
+    #[test]
+    fn a_newcomer_waits_behind_those_of_its_class_even_when_their_time_has_come() {
+        let limits = Limits {
+            read: None,
+            write: None,
+            read_ops: None,
+            write_ops: None,
+            metadata_ops: Some(50),
+            burst_ms: 1,
+            max_delay_ms: 1000,
+        };
+        let limiter = Limiter::new(Some(limits), monotonic(), Box::leak(Box::new(Stats::private())));
+        let mut parked = Parked::new(1);
+        assert_eq!(admit(&mut parked, 1, &limiter), Some(1));
+        assert_eq!(admit(&mut parked, 2, &limiter), None);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert_eq!(admit(&mut parked, 3, &limiter), None);
+        assert_eq!(parked.ready(&limiter).map(|admitted| admitted.head), Some(2));
+        assert_eq!((parked.len(), parked.pop(&limiter).map(|admitted| admitted.head)), (1, Some(3)));
     }
 }

@@ -47,6 +47,7 @@ pub enum RingError {
     AvailableJump { from: u16, to: u16 },
     Head(u16),
     Chain(ChainError),
+    Overfull(u16),
     Kick,
 }
 
@@ -61,6 +62,7 @@ impl fmt::Display for RingError {
             Self::AvailableJump { from, to } => write!(f, "the available index jumped from {from} to {to}"),
             Self::Head(head) => write!(f, "descriptor {head} is beyond the ring"),
             Self::Chain(error) => error.fmt(f),
+            Self::Overfull(size) => write!(f, "more than {size} requests wait, and the ring has no more entries"),
             Self::Kick => write!(f, "the kick descriptor cannot be waited for"),
         }
     }
@@ -141,6 +143,11 @@ impl<'m> Ring<'m> {
             return Err(RingError::Head(head));
         }
         Ok(Some(head))
+    }
+
+    /// Most chains that a driver can have waiting here: it has no more heads.
+    pub fn size(&self) -> u16 {
+        self.layout.size
     }
 
     /// Gives chain *head* back with *written* bytes of reply. The driver sees it after [`Ring::publish`].

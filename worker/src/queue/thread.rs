@@ -39,7 +39,7 @@ pub(super) fn run(ring: usize, shared: &Shared, work: &Work) {
         Exit::Internal.now();
     }
     let mut position = Position::default();
-    let mut parked = Parked::default();
+    let mut parked = Parked::new(ring);
     // The plan that what is parked came under.
     let mut last: Option<Run> = None;
     let mut broken = None;
@@ -48,7 +48,7 @@ pub(super) fn run(ring: usize, shared: &Shared, work: &Work) {
             Adopted::Plan(version, run) => (version, run),
             Adopted::Drain => {
                 let Some(run) = last.take() else {
-                    parked.clear();
+                    parked.clear(work.server.limiter());
                     continue;
                 };
                 let mut server = Serving { ring, shared, work, run: &run, version: 0, state: &mut state };
@@ -149,7 +149,7 @@ impl Serving<'_> {
     ) -> Result<Option<Admitted>, RingError> {
         let limiter = self.work.server.limiter();
         if let Some(admitted) = parked.ready(limiter) {
-            ring.walk(admitted.head, request, reply)?;
+            self.walk(ring, &admitted, request, reply)?;
             return Ok(Some(admitted));
         }
         while let Some(head) = ring.take(request, reply)? {
@@ -159,8 +159,26 @@ impl Serving<'_> {
             if let Some(admitted) = parked.admit(head, request, reply, limiter) {
                 return Ok(Some(admitted));
             }
+            if parked.len() > usize::from(ring.size()) {
+                return Err(RingError::Overfull(ring.size()));
+            }
         }
         Ok(None)
+    }
+
+    /// Finds the buffers of a request that has waited.
+    fn walk<'m>(
+        &self,
+        ring: &mut Ring<'m>,
+        admitted: &Admitted,
+        request: &mut Buffers<'m>,
+        reply: &mut Buffers<'m>,
+    ) -> Result<(), RingError> {
+        let found = ring.walk(admitted.head, request, reply);
+        if let (Err(_), Some((_, cost, _))) = (&found, admitted.charged) {
+            self.work.server.limiter().release(cost, 0);
+        }
+        found
     }
 
     /// Serves one request and gives its chain back; returns when it began.
@@ -190,7 +208,7 @@ impl Serving<'_> {
         let mut ring = Ring::open(&run.memory, &run.layout, cursor)?;
         let (mut request, mut reply) = (Buffers::new(), Buffers::new());
         while let Some(admitted) = parked.pop(self.work.server.limiter()) {
-            if let Err(error) = ring.walk(admitted.head, &mut request, &mut reply) {
+            if let Err(error) = self.walk(&mut ring, &admitted, &mut request, &mut reply) {
                 self.publish(&mut ring);
                 return Err(error);
             }
@@ -203,7 +221,7 @@ impl Serving<'_> {
     /// The ring is broken, with all that waits in it.
     fn give_up(&self, error: &RingError, parked: &mut Parked) {
         static BROKEN: Limited = Limited::new();
-        parked.clear();
+        parked.clear(self.work.server.limiter());
         self.work.stats.add(Counter::RingErrors, 1);
         BROKEN.warning(format_args!("ring {} stopped: {error}", self.ring));
         if let Some(descriptor) = &self.run.error {
