@@ -119,8 +119,15 @@ def file_system(kind: str, work: Path, mebibytes: int = 400) -> Iterator[Path]:
     )
     if mounted.returncode:
         pytest.skip(f"a loop device cannot be mounted: {mounted.stderr.strip()}")
+    device = os.stat(point).st_dev
+    attached = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/loop/backing_file")
     try:
         yield point
     finally:
         subprocess.run(["umount", str(point)], check=True)
+        # A jail's clone of the mount goes with its namespace, and that a little later than the jail.
+        deadline = time.monotonic() + 10
+        while attached.exists():
+            assert time.monotonic() < deadline, f"{attached} is still there"
+            time.sleep(0.01)
         image.unlink()
