@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cgroups.site import Limited, Site, file_system
+from tests.cgroups.site import Limited, Mounted, Site, file_system
 from tests.guest import fuse
 from tests.guest.frontend import FrontEnd
 from tests.guest.fuse import Opcode
@@ -56,7 +56,7 @@ class Guest:
 
 
 @pytest.fixture(params=FILE_SYSTEMS)
-def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mounted]:
     with file_system(request.param, tmp_path) as point:
         yield point
 
@@ -70,12 +70,15 @@ def forget(path: Path) -> None:
 
 
 def test_a_jailed_worker_takes_no_more_of_the_disk_than_its_policy_allows(
-    site: Site, disk: Path, tmp_path: Path
+    site: Site, disk: Mounted, tmp_path: Path
 ) -> None:
-    (disk / "there").write_bytes(os.urandom(16 * MIB))
-    forget(disk / "there")
+    (disk.seen / "there").write_bytes(os.urandom(16 * MIB))
+    forget(disk.seen / "there")
     policy = '[limits.disk]\nwrite = "4MiB/s"\nread = "8MiB/s"\n'
-    with Limited(tmp_path, site, policy).start() as service, FrontEnd.connect(service.socket, 30) as client:
+    with (
+        Limited(tmp_path, site, policy, disk.prefix).start() as service,
+        FrontEnd.connect(service.socket, 30) as client,
+    ):
         guest = Guest(client)
         assert 1 * MIB < guest.write(b"written", 12 * MIB) < 4 * MIB * ABOVE
         assert 2 * MIB < guest.read(b"there", 16 * MIB) < 8 * MIB * ABOVE
@@ -88,9 +91,9 @@ def test_a_jailed_worker_takes_no_more_of_the_disk_than_its_policy_allows(
     assert site.left() == []
 
 
-def test_operations_are_held_too(site: Site, disk: Path, tmp_path: Path) -> None:
+def test_operations_are_held_too(site: Site, disk: Mounted, tmp_path: Path) -> None:
     with (
-        Limited(tmp_path, site, '[limits.disk]\nwrite-ops = "40/s"\n').start() as service,
+        Limited(tmp_path, site, '[limits.disk]\nwrite-ops = "40/s"\n', disk.prefix).start() as service,
         FrontEnd.connect(service.socket, 30) as client,
     ):
         count = 80
@@ -100,32 +103,35 @@ def test_operations_are_held_too(site: Site, disk: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_accuracy(site: Site, disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_accuracy(site: Site, disk: Mounted, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The table of docs/limits-disk.md, for one file system."""
     seconds = 6.0
-    kind = next(line.split()[2] for line in Path("/proc/mounts").read_text().splitlines() if str(disk) in line)
-    (disk / "there").write_bytes(os.urandom(160 * MIB))
+    table = Path(f"/proc/{disk.holder}/mounts").read_text().splitlines()
+    kind = next(line.split()[2] for line in table if str(disk.point) in line)
+    (disk.seen / "there").write_bytes(os.urandom(160 * MIB))
     rows = []
 
     def plain(key: str, way: str, how: str, block: int, asked: int) -> None:
         service.reload(f'[limits.disk]\n{key} = "{asked}{"/s" if "ops" in key else "MiB/s"}"\n')
-        forget(disk / "there")
-        file = disk / ("there" if way == "read" else "written")
-        command = [sys.executable, str(LOAD), str(site.group("io")), str(file), way, how, str(block), str(seconds)]
-        run = subprocess.run(command, check=True, capture_output=True, text=True)
+        forget(disk.seen / "there")
+        file = disk.point / ("there" if way == "read" else "written")
+        said = [str(site.group("io")), str(file), way, how, str(block), str(seconds)]
+        command = [*disk.prefix, sys.executable, str(LOAD), *said]
+        run = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
         operations, bytes_ = map(float, run.stdout.split())
         got = operations if "ops" in key else bytes_ / MIB
         rows.append((key, f"a process, {how}, {block >> 10} KiB", asked, got))
 
     with (
-        Limited(tmp_path, site, '[limits.disk]\nwrite = "10MiB/s"\n').start() as service,
+        Limited(tmp_path, site, '[limits.disk]\nwrite = "10MiB/s"\n', disk.prefix).start() as service,
         FrontEnd.connect(service.socket, 60) as client,
     ):
         guest = Guest(client)
         got = guest.write(b"guest", 60 * MIB, sync_every=4 * MIB)
         rows.append(("write", "a guest, fsync every 4 MiB, 128 KiB", 10, got / MIB))
         service.reload('[limits.disk]\nread = "20MiB/s"\n')
-        forget(disk / "there")
+        forget(disk.seen / "there")
         rows.append(("read", "a guest, nothing cached, 128 KiB", 20, guest.read(b"there", 120 * MIB) / MIB))
         for block in (4 << 10, 64 << 10, 1 << 20):
             plain("write", "write", "direct", block, 10)
