@@ -15,10 +15,12 @@ help:
 	@echo "make test        lint and all tests but the slow ones; what continuous integration runs"
 	@echo "make test-slow   the rest: minutes long, installs a Debian below build/"
 	@echo "make lint        ruff, mypy, rustfmt, clippy"
+	@echo "make docs        the pages that are made from the code's own tables"
 	@echo "make bench       figures: connect to INIT, memory, speed beside stock virtiofsd"
 	@echo "make fresh       the demo in an empty Debian 12, from the last commit"
 	@echo "make fuzz        each parser of the worker under libFuzzer for a minute"
 	@echo "make fuzz-policy the loader of policy files under libFuzzer for a minute"
+	@echo "make escape-table  what a compromised worker tries, run, into docs/escape-table.md"
 	@echo "make clean       removes build/, target/ and .venv/"
 
 .PHONY: build
@@ -42,7 +44,7 @@ $(VENV)/.built: $(VENV)/.venv pyproject.toml setup.py Cargo.toml Cargo.lock work
 # Programs that guests are made of: installed packages, and a kernel below build/.
 .PHONY: guests
 guests:
-	@$(REQUIRE) uml qemu
+	@$(REQUIRE) uml qemu tools
 	@packaging/setup/guest-kernel
 
 .PHONY: demo
@@ -52,6 +54,11 @@ demo:
 	@$(MAKE) --no-print-directory build
 	@command -v linux.uml >/dev/null || $(MAKE) --no-print-directory guests
 	@$(BIN)/python -m tests.guest.demo
+
+# Pages made from tables of the code.
+.PHONY: docs
+docs: build
+	$(BIN)/python docs/syscalls.py
 
 .PHONY: lint
 lint: build
@@ -88,6 +95,11 @@ bench: build
 	@packaging/setup/fetch trixie build/peer virtiofsd libc6 libcap-ng0 libgcc-s1 libseccomp2
 	cargo build --quiet --locked --release --package vhost-load
 	$(BIN)/python -m tests.bench.run
+
+# What a compromised worker tries and what stops it, run and written into docs/escape-table.md (as root).
+.PHONY: escape-table
+escape-table: build
+	$(BIN)/python -m tests.escape.table
 
 # Fuzzing with rustc's own coverage; found inputs stay in build/fuzz/corpus. TARGET names one, SECONDS the time of each.
 TARGET ?= control_message configuration vhost_user_message vring patterns fuse_request

@@ -10,6 +10,8 @@ from virtiofs_sandbox.policies.problems import Origin
 from virtiofs_sandbox.policies.share import Share
 
 DEFAULT_MODE = 0o660
+# sun_path holds 108 bytes; QEMU wants the last one for a NUL.
+QEMU_MAX_PATH = 107
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,11 @@ def _user_without_mounts(_: Path) -> None:
     _refuse(MOUNT_CALLS, clone_flags=0)
 
 
+def _root_without_namespaces(_: Path) -> None:
+    """As root in a container that may do to files what root may, and make nothing."""
+    _refuse((*NAMESPACE_CALLS, *MOUNT_CALLS), clone_flags=CLONE_INTO_NAMESPACES)
+
+
 def _container(_: Path) -> None:
     """As the compute container of a KubeVirt pod: no capability, no namespace, no mount, uid 107."""
     for capability in range(LAST_CAPABILITY + 1):
@@ -108,6 +113,7 @@ ENVIRONMENTS = {
         Environment("user", NOBODY, "userns", _user),
         Environment("user-with-range", SHARER, "userns", _user_with_range),
         Environment("user-without-mounts", NOBODY, "bare", _user_without_mounts),
+        Environment("root-without-namespaces", 0, "bare", _root_without_namespaces),
         Environment("container", QEMU, "bare", _container),
     )
 }

@@ -25,7 +25,7 @@ _DELEGATION = (
 
 _UNCHARGED = (
     "limits.disk holds what is written directly or synced, but not what the kernel writes back by itself later, which "
-    "control groups of version 1 charge to nobody: limits.requests.write bounds that too, and so does version 2"
+    "control groups of version 1 charge to nobody; those of version 2 do"
 )
 
 

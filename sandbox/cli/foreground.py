@@ -51,6 +51,8 @@ def serve(arguments: Arguments, file: Path | None, directory: Path, worker: Path
 
     def reload() -> tuple[Share, LaunchPlan]:
         newer, plan = settle()
+        if newer.policy is None:
+            raise ShareError("no policy speaks of this share any more; stop it, or put the file back")
         if newer.socket != wanted.socket:
             raise ShareError("share.socket: a running share keeps its socket; stop it and start it anew")
         return newer.share, plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from xml.sax.saxutils import escape, quoteattr
 
-QEMU_MAX_PATH = 107
+from virtiofs_sandbox.policies.policy import QEMU_MAX_PATH
 
 
 def monitor_lines(socket: str, tag: str) -> str:

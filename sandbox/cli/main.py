@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from virtiofs_sandbox.cli import policy, run
+from virtiofs_sandbox.cli import check, doctor, explain, policy, run
 from virtiofs_sandbox.cli.status import EPILOG
 
 DESCRIPTION = """\
@@ -34,6 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     run.add_parser(commands)
     policy.add_parser(commands)
+    doctor.add_parser(commands)
+    check.add_parser(commands)
+    explain.add_parser(commands)
     return parser
 
 

@@ -60,3 +60,15 @@ def kept(share: Share, ids: Literal["caller", "self"]) -> int:
 
 def mask(*capabilities: int) -> int:
     return sum(1 << capability for capability in capabilities)
+
+
+# Why a worker keeps it; `explain` says so.
+REASONS = {
+    Capability.CHOWN: "chown by the guest, and files that are created for the calling gid",
+    Capability.DAC_OVERRIDE: "the guest's kernel has checked permissions already; its root reads and writes all",
+    Capability.FOWNER: "chmod and utimes by the guest on files that are not the worker's own",
+    Capability.FSETID: "chmod keeps the set-group-ID bit that the guest asks for",
+    Capability.SETGID: "creating for the calling gid: setfsgid(2)",
+    Capability.SETUID: "creating for the calling uid: setfsuid(2)",
+    Capability.SETFCAP: "the guest stores file capabilities: the attribute security.capability",
+}

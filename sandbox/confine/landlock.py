@@ -1,6 +1,10 @@
 """Landlock rights of a jail. The second wall: it bounds what can be opened, should the mounts let a path through.
 
-It does not cover stat, chmod, chown, extended attributes, times, or descriptors opened before.
+It does not cover stat, chmod, chown, extended attributes, times, or descriptors opened before. Where a jail has no
+mounts of its own it is the only wall around what can be opened, with the same rights: the share's directory and the
+binary have a rule each, and nothing of /proc has one.
+
+A share's access decides, not its path rules: those may change while the worker runs, and a domain never grows.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ FIRST = (
     | FSAccess.MAKE_BLOCK
     | FSAccess.MAKE_SYM
 )
-# Rights a share never grants: nothing in it is run, no device is made in it or spoken to.
+# Rights a share never grants: nothing in it is run, no device is made in it or spoken to. FIFOs and sockets are: MKNOD.
 NEVER_GRANTED = FSAccess.EXECUTE | FSAccess.MAKE_CHAR | FSAccess.MAKE_BLOCK | FSAccess.IOCTL_DEV
 READ = FSAccess.READ_FILE | FSAccess.READ_DIR
 BINARY = FSAccess.EXECUTE | FSAccess.READ_FILE
@@ -34,9 +38,10 @@ SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS = 0b11
 # Denials after exec are recorded only with this flag.
 RESTRICT_SELF_LOG_NEW_EXEC_ON = 2
 
-# ABI -> what it brought, for the sentence about a kernel that lacks it.
+# ABI -> what it brought, for the sentence about a kernel that lacks it. What the second brought is not open before it,
+# but forbidden whatever a rule grants.
 BROUGHT = {
-    2: "renaming between directories",
+    2: "renaming between directories (guests get EXDEV)",
     3: "truncation",
     4: "TCP",
     5: "device ioctls",

@@ -19,6 +19,8 @@ WANTED_DESCRIPTORS = 1_000_000
 FEW_DESCRIPTORS = 16_384
 
 LIMITS = (
+    # Guest memory would be in a core file.
+    (resource.RLIMIT_CORE, 0),
     # The worker's own heap and stacks take a few MiB; guest memory and the tables are shared mappings and do not count.
     # A worker that an attacker drives, or a bug, gets no further, where no control group holds it either.
     (resource.RLIMIT_DATA, 1 << 30),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # What seccomp(2) gets beside the program: denials by errno are logged too.
 FLAGS = calls.SECCOMP_FILTER_FLAG_LOG
 EVERYTHING = Needs()
+_BINARY_TREE = 2
 
 
 class Refusal(enum.Enum):
@@ -132,6 +133,8 @@ def _compiled(allowed: Iterable[Call], killed: Iterable[str], refusal: Refusal) 
     compiled = pyseccomp.SyscallFilter(default)
     # The default would only kill the thread that switched to another calling convention.
     compiled.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
+    # A search tree over the numbers: every call with argument filters runs the program, and a list of them is long.
+    compiled.set_attr(pyseccomp.Attr.CTL_OPTIMIZE, _BINARY_TREE)
     # Not for the worker: the unlogged program says ENOSYS, and the stricter of two answers counts.
     compiled.add_rule(pyseccomp.ALLOW, "clone3")
     # libseccomp refuses a rule that says what the default says.

@@ -47,7 +47,6 @@ CALLS = (
     "write(oom_score_adj)",
     "open(oom_score_adj)",
     "setrlimit(RLIMIT_NOFILE)",
-    "setrlimit(RLIMIT_CORE)",
     "unshare",
     "write(setgroups)",
     "write(uid_map)",

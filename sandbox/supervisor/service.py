@@ -99,6 +99,8 @@ class Service:
 
         What a running worker cannot take over waits until its client leaves; a worker without one is replaced.
         """
+        if self._stopping:
+            return
         self._terms = terms
         if self._holder is not None:
             late = _beyond(Reach.MOUNTS, self._holder, terms)

@@ -24,10 +24,11 @@ def main(group: str, file: str, way: str, how: str, *numbers: str) -> None:
     # Aligned as O_DIRECT wants it.
     buffer = mmap.mmap(-1, block)
     buffer.write(os.urandom(block))
-    size = os.fstat(descriptor).st_size or 64 << 20
-    if way == "write":
+    there = os.fstat(descriptor).st_size
+    size = there or 64 << 20
+    if way == "write" and not there:
         os.posix_fallocate(descriptor, 0, size)
-    else:
+    if way == "read":
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
     operations, offset, start = 0, 0, time.monotonic()

@@ -1,26 +1,22 @@
-"""Launches real jails for tests, without a supervisor: shared memory, decoys, and what the prober answered."""
+"""Launches real jails for tests, without a supervisor: shared memory, and what the prober answered."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-import shutil
 import signal
 import socket
-import stat
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from virtiofs_sandbox.confine import LaunchPlan, Tier
 from virtiofs_sandbox.ipc.memfds import fixed_memory, sealed_document
 from virtiofs_sandbox.launcher import HandOver, Jail, Launcher
 from virtiofs_sandbox.launcher.launch import bury_group, end_group
-from virtiofs_sandbox.syscalls import mounts
 
 STATISTICS_BYTES = 4096
 ARENA_BYTES = 1 << 24
@@ -93,40 +89,3 @@ async def answers(jail: Running) -> list[dict[str, Any]]:
             if "done" in said[-1]:
                 break
     return said
-
-
-@dataclass(frozen=True)
-class Decoys:
-    """A share with everything hostile in it, and a secret beside it that no jail may reach."""
-
-    share: Path
-    secret: Path
-    program: Path
-
-    @classmethod
-    def make(cls, work: Path, prober: Path) -> Decoys:
-        share, outside = work / "share", work / "outside"
-        share.mkdir()
-        outside.mkdir()
-        secret = outside / "secret"
-        secret.write_text("of the host")
-        program = outside / "prober"
-        shutil.copy(prober, program)
-        (share / "file").write_text("of the share")
-        (share / "link-out").symlink_to(secret)
-        (share / "link-within").symlink_to("file")
-        shutil.copy(prober, share / "program")
-        shutil.copy(prober, share / "setuid-program")
-        (share / "setuid-program").chmod(0o4755)
-        return cls(share, secret, program)
-
-    def add_devices(self) -> None:
-        """Nodes for /dev/zero inside the share, and in another file system that is mounted there. Only root can."""
-        mounted = self.share / "mounted"
-        mounted.mkdir()
-        tree = mounts.new_filesystem(b"tmpfs", (), 0)
-        mounts.attach(tree, os.fsencode(mounted))
-        os.close(tree)
-        (mounted / "file").write_text("of a mount inside the share")
-        for folder in (self.share, mounted):
-            os.mknod(folder / "device", stat.S_IFCHR | 0o666, os.makedev(1, 5))

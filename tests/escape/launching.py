@@ -12,7 +12,6 @@ import dataclasses
 import errno
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from virtiofs_sandbox.launcher import Jail, Launcher, LaunchError, Zygote, forki
 from virtiofs_sandbox.policies.share import Access, Child, Identity, IdMap, PathRules, Sandbox, Share, Tier
 
 from tests.escape import serving
-from tests.escape.jailing import answers, lines, running
+from tests.escape.jailing import running
 from tests.guest import fuse
 from tests.guest.frontend import FrontEnd, FuseError
 from tests.guest.fuse import Opcode
@@ -62,28 +61,10 @@ class Work:
         return prepare(share, probe_host(), worker=self.worker)
 
 
-def host(work: Path, worker: Path, options: Options) -> Result:
-    """What this caller finds out about the host."""
-    return {name: value for name, value in vars(probe_host()).items() if not isinstance(value, bytes)}
-
-
-def probe(work: Path, worker: Path, options: Options) -> Result:
-    """What the prober in *worker*'s place reaches."""
-    place = Work(work, worker)
-    plan = place.plan()
-    facts = {"secret": str(place.secret), "supervisor": str(os.getpid()), "handle": ""}
-
-    async def run() -> list[dict[str, Any]]:
-        async with running(Launcher(place.zygote), plan, lines(facts)) as jail:
-            return await answers(jail)
-
-    said = asyncio.run(run())
-    outcomes = {entry["attempt"]: entry["outcome"] for entry in said if "attempt" in entry}
-    return {"tier": plan.tier.value, "outcomes": outcomes, "done": any("done" in entry for entry in said)}
-
-
 def serve(work: Path, worker: Path, options: Options) -> Result:
-    """A real worker answers every kind of request, as the one the policy wants; whose file it is then on the host."""
+    """A real worker answers as the one the policy wants; whose file it is then on the host."""
+    if "groups" in options:
+        os.setgroups([int(group) for group in options["groups"].split(",")])
     place = Work(work, worker)
     if options.get("owner"):
         for path in (place.share, place.share / "file"):
@@ -126,6 +107,11 @@ def every_request(work: Path, worker: Path, options: Options) -> Result:
             return answered
 
     return asyncio.run(run()) | {"tier": plan.tier.value}
+
+
+def host(work: Path, worker: Path, options: Options) -> Result:
+    """What this caller finds out about the host."""
+    return {name: value for name, value in vars(probe_host()).items() if not isinstance(value, bytes)}
 
 
 def nothing_survives(work: Path, worker: Path, options: Options) -> Result:
@@ -175,6 +161,7 @@ def held_rules(work: Path, worker: Path, options: Options) -> Result:
             result = {
                 "root": sorted(os.listdir(inside.parent)),
                 "up": sorted(os.listdir(inside / "..")),
+                "written_in_root": _write(inside.parent / "new"),
                 "written": {name: _write(inside / name) for name in WRITTEN},
                 "hidden": _hidden(inside),
                 "unheld": [os.fsdecode(path) for path in jail.jail.unheld],
@@ -370,6 +357,8 @@ def _broken(plan: LaunchPlan, what: str, work: Path) -> LaunchPlan:
     replace = dataclasses.replace
     return {
         "source": lambda: replace(plan, source=os.fsencode(work / "no-such-directory")),
+        # A file system that has no id-mapped mounts; nobody gets as far as being handed it.
+        "file-system": lambda: replace(plan, source=b"/sys/kernel"),
         "worker": lambda: replace(plan, worker=os.fsencode(work / "no-such-worker")),
         "become": lambda: replace(plan, become=(7, 7)),
         "map": lambda: replace(plan, uid_map=b"0 1 70000\n"),
@@ -405,7 +394,6 @@ def _seen(jail: Jail) -> Result:
     """The jail as the kernel tells the outside."""
     process = Path(f"/proc/{jail.pid}")
     status = dict(line.split(":\t", 1) for line in process.joinpath("status").read_text().splitlines())
-    limits = {name: resource.prlimit(jail.pid, getattr(resource, name)) for name in LIMITS}
     return {
         "uid": sorted(set(status["Uid"].split())),
         "gid": sorted(set(status["Gid"].split())),
@@ -416,7 +404,7 @@ def _seen(jail: Jail) -> Result:
         "no_new_privs": status["NoNewPrivs"],
         "mounts": len(process.joinpath("mountinfo").read_text().splitlines()),
         "session": os.getsid(jail.pid) == jail.pid,
-        "limits": limits,
+        "limits": _limits(process),
         "same_namespaces": sorted(
             name
             for name in ("user", "mnt", "pid", "net")
@@ -425,7 +413,19 @@ def _seen(jail: Jail) -> Result:
     }
 
 
-LIMITS = ("RLIMIT_NPROC", "RLIMIT_DATA", "RLIMIT_MEMLOCK", "RLIMIT_CORE")
+LIMITS = {
+    "Max processes": "RLIMIT_NPROC",
+    "Max data size": "RLIMIT_DATA",
+    "Max locked memory": "RLIMIT_MEMLOCK",
+    "Max core file size": "RLIMIT_CORE",
+}
+
+
+def _limits(process: Path) -> dict[str, list[int]]:
+    """Soft and hard, from where everybody may read them: asking for another user's takes a capability."""
+    lines = process.joinpath("limits").read_text().splitlines()
+    found = {name: line.removeprefix(name).split()[:2] for line in lines for name in LIMITS if line.startswith(name)}
+    return {LIMITS[name]: [int(value) if value.isdigit() else -1 for value in pair] for name, pair in found.items()}
 
 
 def _listed(guest: FrontEnd) -> list[str]:
@@ -454,10 +454,9 @@ def _write(path: Path) -> str:
 SCENARIOS: dict[str, Callable[[Path, Path, Options], Result]] = {
     scenario.__name__: scenario
     for scenario in (
-        host,
-        probe,
         serve,
         every_request,
+        host,
         nothing_survives,
         held_rules,
         live_rules,

@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 """What the tests of this folder run: one scenario per process, below tests/guard.py, its result as JSON on stdout.
 
-tests/guard.py --work DIR -- python scenarios.py NAME DIR PROBER [OPTION=VALUE ...]
+tests/guard.py --work DIR -- python -m tests.escape.scenarios NAME DIR PROBER [OPTION=VALUE ...]
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import dataclasses
 import errno
 import json
@@ -16,7 +15,6 @@ import os
 import resource
 import signal
 import socket
-import stat
 import struct
 import sys
 import time
@@ -25,114 +23,65 @@ from pathlib import Path
 from typing import Any
 
 import prctl
-import pyseccomp
 from virtiofs_sandbox.confine import LaunchPlan, prepare, probe_host, seccomp
-from virtiofs_sandbox.launcher import Launcher, LaunchError, Zygote, forking
-from virtiofs_sandbox.policies.share import Access, LogLevel, Share
+from virtiofs_sandbox.launcher import Launcher, LaunchError, Zygote
+from virtiofs_sandbox.policies.share import Access, LogLevel, PathRules, Sandbox, Share, Tier
 from virtiofs_sandbox.supervisor.denials import Denials
 from virtiofs_sandbox.supervisor.events import Event, WorkerSaid, WorkerWarm
 from virtiofs_sandbox.supervisor.loglines import parse_line
-from virtiofs_sandbox.syscalls import mounts
 
-from tests.escape import serving
-from tests.escape.jailing import STATISTICS_BYTES, Decoys, answers, lines, running
+from tests.environments import ENVIRONMENTS
+from tests.escape import attackers, layers, serving
+from tests.escape.decoys import Decoys
+from tests.escape.jailing import STATISTICS_BYTES, answers, lines, running
+from tests.escape.layers import Layer
+from tests.escape.seclusion import seclude
 from tests.guest.fuse import Opcode
 
-# Loaded before privileges are given up: their files may lie where only root reads.
-assert forking and pyseccomp
-
-UNPRIVILEGED = 65534
-ALLOW_EVERYTHING = bytes.fromhex("060000000000ff7f")
-ALL_CAPABILITIES = (1 << 41) - 1
 LAUNCH_SECONDS = 0.015
+PREPARED = "-"
+# The kernel's records tell processes by the machine's own numbers, and only in its own network namespace.
+NOT_SECLUDED = {"denial"}
 Options = dict[str, str]
 Result = dict[str, Any]
 
 
 class Stage:
-    """A work directory with decoys, a zygote, and a plan for one share."""
+    """A zygote and what is needed for plans of one share, on decoys that are there."""
 
-    def __init__(self, work: Path, prober: Path, options: Options) -> None:
-        self.decoys = Decoys.make(work, prober)
-        self.null = work / "null"
-        if os.geteuid() == 0:
-            self.decoys.add_devices()
-            self._replace_null()
-        if options.get("user") == "unprivileged":
-            _give_up_root(work)
+    def __init__(self, work: Path, options: Options) -> None:
+        self.work = work
+        self.decoys = Decoys.at(work)
         if "groups" in options:
             os.setgroups([int(group) for group in options["groups"].split(",")])
+        # A usual host's soft limit forbids core files too, and would hide what the jail's own does.
+        resource.setrlimit(resource.RLIMIT_CORE, (resource.getrlimit(resource.RLIMIT_CORE)[1],) * 2)
         self.zygote = Zygote.start()
         access = Access(options.get("access", "read-write"))
-        share = Share("probe", self.decoys.share, "tag", access=access, xattr=True)
-        self.plan = prepare(share, probe_host(), worker=self.decoys.program)
-        self.work = work
+        sandbox = Sandbox(minimum=Tier.BARE)
+        xattr = options.get("xattr", "yes") == "yes"
+        paths = (
+            PathRules(readonly=("above/frozen",), hide=("masked",)) if options.get("rules") == "yes" else PathRules()
+        )
+        self.share = Share("probe", self.decoys.share, "tag", access=access, xattr=xattr, sandbox=sandbox, paths=paths)
+        self.host = probe_host()
+        self.plan = prepare(self.share, self.host, worker=self.decoys.program)
 
-    def _replace_null(self) -> None:
-        """Mounts a writable stand-in over /dev/null: the jail's own protection of it is to be seen, not the guard's."""
-        os.mknod(self.null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
-        self.null.chmod(0o666)
-        mounts.attach(mounts.clone_tree(os.fsencode(self.null), False), b"/dev/null")
-
-    def facts(self) -> dict[str, str]:
-        return {
-            "secret": str(self.decoys.secret),
-            "supervisor": str(os.getpid()),
-            "handle": _file_handle(self.decoys.secret).hex(),
-        }
+    def plan_with(self, on: frozenset[Layer]) -> LaunchPlan:
+        return layers.plan_with(on, self.share, self.host, self.decoys.program)
 
 
-def _give_up_root(work: Path) -> None:
-    for path in (work, work / "share", *work.glob("share/*"), work / "outside", *work.glob("outside/*")):
-        os.chown(path, UNPRIVILEGED, UNPRIVILEGED, follow_symlinks=False)
-    (work / "share" / "setuid-program").chmod(0o4755)
-    os.setgroups([])
-    os.setresgid(UNPRIVILEGED, UNPRIVILEGED, UNPRIVILEGED)
-    os.setresuid(UNPRIVILEGED, UNPRIVILEGED, UNPRIVILEGED)
-    # What exec would do for a process that was never root; without it /proc/self belongs to root.
-    prctl.set_dumpable(1)
-
-
-def _file_handle(path: Path) -> bytes:
-    """struct file_handle of *path*, name_to_handle_at(2)."""
-    room = 128
-    buffer = ctypes.create_string_buffer(room.to_bytes(4, "little"), 8 + room)
-    mount = ctypes.c_int()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.name_to_handle_at(mounts.AT_FDCWD, os.fsencode(path), buffer, ctypes.byref(mount), 0) != 0:
-        return b""
-    return buffer.raw[: 8 + int.from_bytes(buffer.raw[:4], "little")]
-
-
-def _without(layer: str, plan: LaunchPlan) -> LaunchPlan:
-    """*plan* with one layer taken off, to see what that layer alone stops."""
-    if layer == "seccomp":
-        return dataclasses.replace(plan, seccomp=ALLOW_EVERYTHING, seccomp_unlogged=ALLOW_EVERYTHING)
-    if layer == "landlock":
-        return dataclasses.replace(plan, landlock=None)
-    if layer == "capabilities":
-        return dataclasses.replace(plan, capabilities=ALL_CAPABILITIES)
-    return plan
-
-
-def probe(work: Path, prober: Path, options: Options) -> Result:
-    """Runs the whole table of attempts."""
-    stage = Stage(work, prober, options)
-    plan = stage.plan
-    for layer in options.get("without", "").split("+"):
-        plan = _without(layer, plan)
-    abstract, pathname = f"probe-{os.getpid()}", str(work / "listener")
-    listeners = [socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX), socket.create_server(("127.0.0.1", 0))]
-    for listener, address in zip(listeners, ("\0" + abstract, pathname), strict=False):
-        listener.bind(address)
-        listener.listen()
-    port = listeners[2].getsockname()[1]
-    facts = stage.facts() | {"abstract": abstract, "pathname": pathname, "port": str(port)}
-    watched = (stage.decoys.program, stage.decoys.secret, Path("/dev/null"))
-    before = [_attributes(path) for path in watched]
+def probe(work: Path, options: Options) -> Result:
+    """Runs the whole table of attempts in a jail with some layers: `layers`, joined by "+"; by default all."""
+    stage = Stage(work, options)
+    names = options.get("layers", "+".join(layer.value for layer in layers.ALL))
+    plan = stage.plan_with(frozenset(Layer(name) for name in names.split("+") if name))
+    facts = attackers.Facts(work, stage.decoys, stage.plan)
+    told = facts.told() | {"filters": attackers.second_filters(plan, options.get("roles", "queue+control").split("+"))}
+    before, ruled = stage.decoys.record(), stage.decoys.record_ruled()
 
     async def run() -> tuple[list[dict[str, Any]], int]:
-        async with running(Launcher(stage.zygote), plan, lines(facts)) as jail:
+        async with running(Launcher(stage.zygote), plan, lines(told)) as jail:
             said = await answers(jail)
             return said, len(os.pread(jail.statistics, STATISTICS_BYTES, 0))
 
@@ -142,26 +91,22 @@ def probe(work: Path, prober: Path, options: Options) -> Result:
         "attempts": {entry["attempt"]: entry for entry in said if "attempt" in entry},
         "done": any("done" in entry for entry in said),
         "statistics_bytes": statistics_bytes,
-        "untouched": before == [_attributes(path) for path in watched],
+        "untouched": before == stage.decoys.record(),
+        "held": ruled == stage.decoys.record_ruled(),
     }
 
 
-def _attributes(path: Path) -> tuple[int, ...]:
-    found = path.stat()
-    return (found.st_mode, found.st_uid, found.st_gid, found.st_mtime_ns, found.st_size)
-
-
-def inspect(work: Path, prober: Path, options: Options) -> Result:
+def inspect(work: Path, options: Options) -> Result:
     """Reads a live jail from outside, as the kernel reports it, of a supervisor that has much to leave behind."""
     for leaked in (os.open("/", os.O_PATH), os.open("/", os.O_RDONLY), *os.pipe(), os.memfd_create("leaked", 0)):
         os.set_inheritable(leaked, True)
     os.set_inheritable(socket.socket(socket.AF_INET).detach(), True)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-    stage = Stage(work, prober, options)
+    stage = Stage(work, options)
 
     async def run() -> Result:
-        async with running(Launcher(stage.zygote), stage.plan, lines(stage.facts())) as jail:
+        async with running(Launcher(stage.zygote), stage.plan, lines({})) as jail:
             await answers(jail)
             return _seen_from_outside(jail.jail.pid) | {"plan_capabilities": stage.plan.capabilities}
 
@@ -194,9 +139,9 @@ def _seen_from_outside(pid: int) -> Result:
     }
 
 
-def failure(work: Path, prober: Path, options: Options) -> Result:
+def failure(work: Path, options: Options) -> Result:
     """One launch with a plan that cannot work; the sentence, and what was left behind."""
-    stage = Stage(work, prober, options)
+    stage = Stage(work, options)
     plan = _broken(stage.plan, options["stage"], work)
 
     async def run() -> Result:
@@ -257,9 +202,9 @@ def _difference(before: dict[str, int], after: dict[str, int]) -> dict[str, int]
     return {name: after[name] - before[name] for name in before if after[name] != before[name]}
 
 
-def leaks(work: Path, prober: Path, options: Options) -> Result:
+def leaks(work: Path, options: Options) -> Result:
     """Many launches in a row; what is left afterwards, here and in the zygote, and how long each took."""
-    stage = Stage(work, prober, options)
+    stage = Stage(work, options)
     durations: list[float] = []
 
     async def run() -> None:
@@ -279,12 +224,12 @@ def leaks(work: Path, prober: Path, options: Options) -> Result:
     return {"left": _difference(before, now()), "milliseconds": milliseconds}
 
 
-def zygote_dies(work: Path, prober: Path, options: Options) -> Result:
+def zygote_dies(work: Path, options: Options) -> Result:
     """Kills the zygote under a running jail; then launches with the dead one, and with a new one."""
-    stage = Stage(work, prober, options)
+    stage = Stage(work, options)
 
     async def run() -> Result:
-        async with running(Launcher(stage.zygote), stage.plan, lines(stage.facts())) as first:
+        async with running(Launcher(stage.zygote), stage.plan, lines({})) as first:
             os.kill(stage.zygote.pid, signal.SIGKILL)
             said = await answers(first)
             try:
@@ -294,7 +239,7 @@ def zygote_dies(work: Path, prober: Path, options: Options) -> Result:
                 refused = str(error)
             stage.zygote.close()
             zygote = Zygote.start()
-            async with running(Launcher(zygote), stage.plan, lines(stage.facts())) as second:
+            async with running(Launcher(zygote), stage.plan, lines({})) as second:
                 served = "done" in (await answers(second))[-1]
             zygote.close()
             return {"first_done": "done" in said[-1], "refused": refused, "second_done": served}
@@ -302,9 +247,9 @@ def zygote_dies(work: Path, prober: Path, options: Options) -> Result:
     return asyncio.run(run())
 
 
-def cut_off(work: Path, prober: Path, options: Options) -> Result:
+def cut_off(work: Path, options: Options) -> Result:
     """Cancels launches, or kills the zygote, at every moment of a launch; what is left of them."""
-    stage = Stage(work, prober, options)
+    stage = Stage(work, options)
     killing = options["by"] == "zygote"
     before = _count()
     outcomes: list[str] = []
@@ -333,13 +278,13 @@ def cut_off(work: Path, prober: Path, options: Options) -> Result:
     return {"left": _difference(before, _count()), "outcomes": sorted(set(outcomes))}
 
 
-def supervisor_dies(work: Path, prober: Path, options: Options) -> Result:
+def supervisor_dies(work: Path, options: Options) -> Result:
     """Launches from a child that then dies by SIGKILL; does the jail outlive it?"""
     prctl.set_child_subreaper(1)
     reading, writing = os.pipe()
     supervisor = os.fork()
     if supervisor == 0:
-        stage = Stage(work, prober, options)
+        stage = Stage(work, options)
         plan = dataclasses.replace(stage.plan, end_with_supervisor=options["ends"] == "yes")
 
         async def run() -> None:
@@ -369,9 +314,9 @@ def _state(pid: int) -> str | None:
         return None
 
 
-def serve(work: Path, prober: Path, options: Options) -> Result:
+def serve(work: Path, options: Options) -> Result:
     """A real worker answers every kind of request below a filter that kills for whatever is not in the table."""
-    stage = Stage(work, prober, options)
+    stage = Stage(work, options)
     key, fatal = stage.plan.exec_key, seccomp.Refusal.KILL
     plan = dataclasses.replace(
         stage.plan,
@@ -396,9 +341,9 @@ def _logged(log: int) -> Iterator[bytes]:
             yield lines
 
 
-def denial(work: Path, prober: Path, options: Options) -> Result:
+def denial(work: Path, options: Options) -> Result:
     """A real worker whose queue threads are refused one call more than they should be; what its supervisor is told."""
-    stage = Stage(work, prober, options)
+    stage = Stage(work, options)
     assert stage.plan.filters
     one_more = _refuses_fstatfs(0x30000 if options["source"] == "own report" else 0x50000 | errno.EPERM)
     filters = dataclasses.replace(stage.plan.filters, queue=one_more)
@@ -440,11 +385,31 @@ def _refuses_fstatfs(answer: int) -> bytes:
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in instructions)
 
 
-SCENARIOS: dict[str, Callable[[Path, Path, Options], Result]] = {
+SCENARIOS: dict[str, Callable[[Path, Options], Result]] = {
     scenario.__name__: scenario
     for scenario in (probe, inspect, failure, leaks, zygote_dies, cut_off, supervisor_dies, serve, denial)
 }
 
+
+def main() -> None:
+    """Prepares as root; then runs the scenario, as another user in a new program that only then starts."""
+    name, directory, prober, *words = sys.argv[1:]
+    # Not the guard's own directory, whose procfs belongs to nobody else.
+    work = Path(directory, "stage")
+    options = dict(word.split("=", 1) for word in words)
+    if prober != PREPARED:
+        if name not in NOT_SECLUDED:
+            seclude()
+        work.mkdir()
+        Decoys.make(work, Path(prober))
+        environment = ENVIRONMENTS[
+            "user" if options.get("user") == "unprivileged" else options.get("environment", "root")
+        ]
+        if environment.name != "root":
+            again = [sys.executable, "-m", "tests.escape.scenarios", name, directory, PREPARED, *words]
+            os.execv(sys.executable, [*environment.command(work), *again])  # noqa: S606
+    print(json.dumps(SCENARIOS[name](work, options)))
+
+
 if __name__ == "__main__":
-    name, work, prober, *rest = sys.argv[1:]
-    print(json.dumps(SCENARIOS[name](Path(work), Path(prober), dict(pair.split("=", 1) for pair in rest))))
+    main()

@@ -9,7 +9,8 @@ from typing import Any
 
 from virtiofs_sandbox.confine import LaunchPlan
 from virtiofs_sandbox.ipc import messages
-from virtiofs_sandbox.ipc.config import Filters, Rules, WorkerConfig, encode_config
+from virtiofs_sandbox.ipc.config import Filters, LiveSettings, Rules, WorkerConfig, encode_config, encode_settings
+from virtiofs_sandbox.ipc.memfds import sealed_document
 from virtiofs_sandbox.ipc.messages import Direction, Kind, Message
 
 from tests.guest import fuse
@@ -60,7 +61,7 @@ def connect(control: socket.socket) -> FrontEnd:
 
 
 def every_request(control: socket.socket, ending: str) -> dict[str, Any]:
-    """Uses a worker from several queues, across a reset and a change of guest memory, and has it end by *ending*.
+    """Uses a worker from several queues, across a reset and changes of guest memory and rules; it ends by *ending*.
 
     Returns the opcodes that were refused, with the errno.
     """
@@ -68,12 +69,14 @@ def every_request(control: socket.socket, ending: str) -> dict[str, Any]:
         guest.start(queues=QUEUES)
         guest.init()
         refused = {name: errno for queue in range(1, QUEUES) for name, errno in _requests(guest, queue).items()}
+        odd = _odd_values(guest)
         guest.reset()
         guest.init()
         _replace_memory(guest)
+        _hide_a_file(guest, control)
         serves = guest.serves()
         _end(guest, control, ending)
-        return {"refused": refused, "serves": serves}
+        return {"refused": refused, "odd": odd, "serves": serves}
 
 
 def _replace_memory(guest: FrontEnd) -> None:
@@ -85,6 +88,18 @@ def _replace_memory(guest: FrontEnd) -> None:
     for index, base in enumerate(bases):
         guest.set_up_ring(index, base)
         guest.enable(index, True)
+
+
+def _hide_a_file(guest: FrontEnd, control: socket.socket) -> None:
+    """Live settings close what is open of a file that they hide."""
+    guest.open(guest.lookup(b"file").node)
+    settings = LiveSettings(rules=Rules(hide=("file",)), log_level="debug")
+    with sealed_document("settings", encode_settings(settings)) as memfd:
+        message = messages.encode(Message(Kind.SETTINGS, GENERATION, a=1))
+        socket.send_fds(control, [message], [memfd.fileno()])
+    while (said := messages.decode(control.recv(messages.SIZE), 0, Direction.TO_SUPERVISOR)).kind is not Kind.APPLIED:
+        pass
+    assert (said.code, said.a, said.b) == (0, 1, 1)
 
 
 def _end(guest: FrontEnd, control: socket.socket, ending: str) -> None:
@@ -161,6 +176,23 @@ def _requests(guest: FrontEnd, queue: int) -> dict[str, int]:
     head = fuse.header(Opcode.FORGET, 0, other, fuse.IN_HEADER.size + 8)
     guest.send_raw(head + fuse.forget(1), 0, queue=0)
     return refused
+
+
+def _odd_values(guest: FrontEnd) -> dict[str, int]:
+    """Values that no filter has: the worker answers them itself. Opcode -> errno."""
+    node = guest.lookup(b"file").node
+    handle = guest.open(node, READ_WRITE)
+    bodies = {
+        Opcode.FALLOCATE: (struct.pack("<QQQII", handle, 0, 4096, 1 << 8, 0), node),
+        Opcode.LSEEK: (struct.pack("<QQII", handle, 0, 9, 0), node),
+        Opcode.COPY_FILE_RANGE: (struct.pack("<7Q", handle, 0, node, handle, 8192, 100, 1), node),
+        Opcode.SETXATTR: (struct.pack("<II", 5, 1 << 4) + fuse.name(b"user.probe") + b"value", node),
+        Opcode.MKNOD: (struct.pack("<IIII", 0o020644, 0x0103, 0, 0) + fuse.name(b"device"), ROOT),
+        Opcode.RENAME2: (struct.pack("<QII", ROOT, 1 << 3, 0) + fuse.name(b"file") + fuse.name(b"moved"), ROOT),
+    }
+    answers = {opcode.name: guest.request(opcode, body, of).error for opcode, (body, of) in bodies.items()}
+    guest.call(Opcode.RELEASE, fuse.release(handle), node)
+    return answers
 
 
 def _setattr(valid: int) -> bytes:

@@ -2,158 +2,118 @@
 
 from __future__ import annotations
 
-import errno
-from typing import Any
+from pathlib import Path
 
 import pytest
 
+from tests.environments import ENVIRONMENTS, unavailable
+from tests.escape import table
 from tests.escape.conftest import Scenario
+from tests.escape.layers import Layer
+from tests.escape.table import LEFT, PAGE, SURROUNDINGS, Table
 
-# Zeroing shared pages is within a worker's rights and harms nobody: the supervisor reads them with pread and believes
-# nothing in them.
-HARMLESS = {"statistics_punch", "arena_punch"}
 # Of a share's work, what a read-only one still does.
 READING = {"share_list_works", "share_read_works", "share_mount_below_works"}
-# Through a map of one id nobody can be given a file.
+# Where one id is all there is, nobody can be given a file.
 NEEDS_ALL_IDS = {"share_chown_works"}
 
-# What the filter alone stops. With it gone these get through on a usual kernel; all stay inside the jail.
-ONLY_SECCOMP_STOPS = {
-    "unshare_user",
-    "clone_user",
-    "clone_plain",
-    "ptrace_keeper",
-    "process_vm_readv",
-    "socket_inet",
-    "socket_unix",
-    "socket_netlink",
-    "keyctl",
-    "add_key",
-    "personality",
-    "foreign_architecture",
-    "exec_own_binary_again",
-    "exec_new_memory",
-    "map_executable",
-    "parent_death_signal_off",
-}
-# As above, where the kernel has the feature and has not switched it off.
-SECCOMP_STOPS_WHERE_PRESENT = {
-    "clone3",
-    "socket_inet_datagram",
-    "socket_inet6",
-    "socket_vsock",
-    "socket_pair",
-    "send_to_address",
-    "io_uring_setup",
-    "userfaultfd",
-    "perf_event_open",
-    "bpf",
-    "kernel_log",
-    "seccomp_listener",
-    "x32_call",
-    "map_then_make_executable",
-    "dumpable",
-    "subreaper",
-    "setuid",
-    "setgroups",
-    "limit_of_the_keeper",
-}
-ONLY_LANDLOCK_STOPS = {"proc_own_environ", "proc_list_mount", "root_list"}
-# With filter and Landlock gone, the mounts and the user namespace still hold these when every capability is kept.
-NAMESPACES_AND_MOUNTS_STOP = {
-    "share_dotdot",
-    "share_dotdot_as_path",
-    "share_absolute",
-    "share_symlink_out",
-    "proc_dotdot",
-    "proc_dotdot_from_fd",
-    "proc_root_link",
-    "proc_cwd_link",
-    "proc_sysctl",
-    "proc_sysctl_from_fd",
-    "proc_sysctl_read",
-    "proc_cmdline",
-    "proc_kcore",
-    "proc_supervisor",
-    "root_secret",
-    "root_dotdot",
-    "handle_outside",
-    "binary_chmod",
-    "binary_chown",
-    "null_chmod",
-    "null_chown",
-    "null_times",
-    "signal_supervisor",
-    "pidfd_supervisor",
-    "connect_abstract",
-    "connect_pathname",
-    "connect_tcp",
-    "device_make",
-    "device_make_block",
+# Stopped though no layer is there: by the seals of shared memory, which no plan takes off, by how the worker is
+# started, or by the kernel for everybody.
+NEVER = {
+    "config_write",
+    "config_truncate",
+    "config_punch",
+    "config_reopen_and_write",
+    "statistics_truncate",
+    "statistics_grow",
+    "arena_truncate",
+    "exec_arena",
+    "link_of_procfs",
+    "binary_descriptor_left",
 }
 
 
-def succeeded(result: dict[str, Any]) -> set[str]:
-    assert result["done"], "the prober died on the way"
-    for name, attempt in sorted(result["attempts"].items()):
-        number = attempt.get("errno")
-        print(f"{name:40} {attempt['outcome']:8} {errno.errorcode.get(number, number) if number else ''}")
-    unprepared = {name for name, attempt in result["attempts"].items() if attempt.get("errno") == 250}
-    assert not unprepared, "attempts that could not even be made prove nothing"
-    return {name for name, attempt in result["attempts"].items() if attempt["outcome"] == "allowed"}
+@pytest.fixture(scope="module")
+def tables(prober: Path) -> dict[str, Table]:
+    """One for each tier that can be had here."""
+    possible = [where for where in SURROUNDINGS if unavailable(where.environment) is None]
+    return {where.tier: table.measure(where, prober) for where in possible}
 
 
-def works(result: dict[str, Any]) -> set[str]:
-    return {name for name in result["attempts"] if name.endswith("_works")}
+@pytest.fixture(params=SURROUNDINGS, ids=lambda where: where.tier)
+def measured(request: pytest.FixtureRequest, tables: dict[str, Table]) -> Table:
+    if request.param.tier not in tables:
+        pytest.skip(str(unavailable(request.param.environment)))
+    return tables[request.param.tier]
 
 
-def test_with_every_layer_on_the_share_works_and_nothing_else_does(scenario: Scenario) -> None:
-    result = scenario("probe")
-    assert succeeded(result) == works(result) | HARMLESS
-    assert result["untouched"]
+def test_with_every_layer_on_the_share_works_and_nothing_else_does(measured: Table) -> None:
+    tier = measured.surroundings.tier
+    every = {name for names in measured.works.values() for name in names}
+    assert measured.works["all"] == every - (set() if tier == "full" else NEEDS_ALL_IDS)
+    assert measured.through("all") == set(LEFT[tier])
+    assert measured.untouched["all"]
+    assert measured.held["all"] == (Layer.NAMESPACES in measured.surroundings.layers)
 
 
-def test_an_unprivileged_jail_is_as_tight(scenario: Scenario) -> None:
-    result = scenario("probe", user="unprivileged")
-    assert result["tier"] == "userns"
-    assert succeeded(result) == works(result) - NEEDS_ALL_IDS | HARMLESS
+def test_every_attempt_gets_through_where_no_layer_is(tables: dict[str, Table]) -> None:
+    """Else what stops it would be a mistake of its own. Root's table: who is less is refused more by the kernel."""
+    full = tables["full"]
+    assert {one.name for one in full.attempts if not one.varies} - full.through("none") == NEVER
+
+
+def test_every_layer_stops_something_alone(measured: Table) -> None:
+    for layer in measured.surroundings.layers:
+        without = measured.surroundings.without(layer)
+        stops = measured.through(without, varying=False) - measured.through(layer.value)
+        print(f"{layer.value}: {len(stops)}")
+        assert stops, layer
+
+
+def test_without_any_one_layer_more_gets_through_than_with_all(measured: Table) -> None:
+    for layer in measured.surroundings.layers:
+        more = measured.through(f"all but {layer.value}", varying=False) - measured.through("all")
+        print(f"without {layer.value}: {sorted(more)}")
+        assert more, layer
+
+
+def test_the_page_is_what_comes_of_running_it(tables: dict[str, Table]) -> None:
+    """After a change: make escape-table."""
+    for where in SURROUNDINGS:
+        if where.tier not in tables:
+            pytest.skip(str(unavailable(where.environment)))
+    fresh = table.page(tuple(tables[where.tier] for where in SURROUNDINGS))
+    assert table.comparable(fresh) == table.comparable(PAGE.read_text())
+
+
+@pytest.mark.parametrize("where", SURROUNDINGS, ids=lambda where: where.tier)
+def test_the_keeper_gets_nowhere_at_all(scenario: Scenario, where: table.Surroundings) -> None:
+    if reason := unavailable(where.environment):
+        pytest.skip(reason)
+    result = scenario("probe", environment=where.environment, roles="keeper", xattr="no", rules="yes")
+    assert escaped(result) | working(result) == set()
+
+
+@pytest.mark.parametrize(
+    "environment", [name for name in ENVIRONMENTS if name not in {where.environment for where in SURROUNDINGS}]
+)
+def test_other_surroundings_are_as_tight_as_their_tier(scenario: Scenario, environment: str) -> None:
+    if reason := unavailable(environment):
+        pytest.skip(reason)
+    result = scenario("probe", environment=environment, xattr="no", rules="yes")
+    assert escaped(result) == set(LEFT[result["tier"]])
     assert result["untouched"]
 
 
 def test_a_read_only_share_is_only_read(scenario: Scenario) -> None:
-    """I4: by the mount, by Landlock and by a filter without the calls that change, whatever the worker believes."""
-    assert succeeded(scenario("probe", access="read-only")) == READING
+    """I4: by the mount and by Landlock, whatever the worker believes."""
+    assert working(scenario("probe", access="read-only")) == READING
 
 
-def test_a_read_only_share_stays_so_without_landlock_and_seccomp(scenario: Scenario) -> None:
-    got = succeeded(scenario("probe", access="read-only", without="landlock+seccomp"))
-    assert {name for name in got if name.endswith("_works")} == READING
-
-
-def test_seccomp_alone_stops_what_only_it_can(scenario: Scenario) -> None:
-    result = scenario("probe", without="seccomp")
-    got = succeeded(result) - works(result) - HARMLESS
-    assert got >= ONLY_SECCOMP_STOPS
-    assert got <= ONLY_SECCOMP_STOPS | SECCOMP_STOPS_WHERE_PRESENT
-    assert result["untouched"]
-
-
-def test_landlock_alone_stops_what_only_it_can(scenario: Scenario) -> None:
-    result = scenario("probe", without="landlock")
-    assert succeeded(result) - works(result) - HARMLESS == ONLY_LANDLOCK_STOPS
-
-
-@pytest.mark.parametrize("without", ["seccomp+landlock", "seccomp+landlock+capabilities"])
-def test_mounts_and_namespaces_keep_the_host_out_of_reach_by_themselves(scenario: Scenario, without: str) -> None:
-    result = scenario("probe", without=without)
-    assert not succeeded(result) & NAMESPACES_AND_MOUNTS_STOP
-    assert result["untouched"]
-
-
-def test_dropped_capabilities_alone_keep_the_mounts_as_they_are(scenario: Scenario) -> None:
-    of_mounts = {"mount", "umount", "share_make_writable", "unshare_mount", "chroot"}
-    assert not succeeded(scenario("probe", without="seccomp+landlock")) & of_mounts
-    assert succeeded(scenario("probe", without="seccomp+landlock+capabilities")) >= of_mounts
+@pytest.mark.parametrize("missing", [{Layer.LANDLOCK, Layer.SECCOMP}, {Layer.NAMESPACES, Layer.SECCOMP}])
+def test_a_read_only_share_stays_so_by_its_mount_or_by_landlock_alone(scenario: Scenario, missing: set[Layer]) -> None:
+    on = "+".join(layer.value for layer in Layer if layer not in missing)
+    assert "share_reopen_works" not in working(scenario("probe", access="read-only", layers=on))
 
 
 def test_shared_memory_stays_whole_for_the_supervisor(scenario: Scenario) -> None:
@@ -163,3 +123,14 @@ def test_shared_memory_stays_whole_for_the_supervisor(scenario: Scenario) -> Non
     resized = ("config_truncate", "statistics_truncate", "statistics_grow", "arena_truncate")
     assert {outcomes[name] for name in (*resized, "config_write", "config_punch")} == {"denied"}
     assert result["statistics_bytes"] == 4096
+
+
+def escaped(result: table.Result) -> set[str]:
+    assert result["done"], "the prober died on the way"
+    allowed = {name for name, one in result["attempts"].items() if one["outcome"] == "allowed"}
+    return {name for name in allowed if not name.endswith(table.OWN_WORK)}
+
+
+def working(result: table.Result) -> set[str]:
+    allowed = {name for name, one in result["attempts"].items() if one["outcome"] == "allowed"}
+    return {name for name in allowed if name.endswith(table.OWN_WORK)}

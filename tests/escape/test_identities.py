@@ -21,7 +21,7 @@ def test_identity_stores_the_guest_s_ids_as_they_are(launch: Scenario) -> None:
 
 def test_squash_acts_as_the_one_id_it_maps_wherever_the_share_lies(launch: Scenario) -> None:
     """The directories above belong to root alone: the mounts are taken before the worker's ids are."""
-    seen = launch("serve", **SQUASH, owner="1234", closed="yes", caller="0")
+    seen = launch("serve", **SQUASH, owner="1234", closed="yes", groups="4,5")
     assert (seen["uid"], seen["gid"], seen["groups"]) == (["1234"], ["1235"], [])
     assert (seen["uid_map"], seen["gid_map"]) == (["1234", "1234", "1"], ["1235", "1235", "1"])
     assert (seen["owner"], seen["read"]) == ([1234, 1235], "of the share")
@@ -29,7 +29,7 @@ def test_squash_acts_as_the_one_id_it_maps_wherever_the_share_lies(launch: Scena
 
 
 def test_a_range_keeps_the_guest_s_ids_apart_and_away_from_the_host_s(launch: Scenario) -> None:
-    seen = launch("serve", **RANGE, owner="200000", closed="yes", caller="5")
+    seen = launch("serve", **RANGE, owner="200000", closed="yes", groups="4,5", caller="5")
     assert (seen["uid"], seen["gid"], seen["groups"]) == (["200000"], ["200000"], [])
     assert (seen["uid_map"], seen["gid_map"]) == (["0", "200000", "65536"], ["0", "200000", "65536"])
     assert (seen["owner"], seen["read"]) == ([200005, 200005], "of the share")
@@ -56,7 +56,14 @@ def test_a_user_without_a_range_owns_what_guests_create_and_is_told(launch: Scen
     assert "all belong to uid 65534" in seen["warnings"][0]
 
 
-@pytest.mark.parametrize(("options"), [{}, SQUASH, RANGE, RANGE | {"idmapped": "yes"}])
+def test_root_that_can_make_no_namespace_can_still_become_somebody_else(launch: Scenario) -> None:
+    seen = launch("serve", "root-without-namespaces", **SQUASH, owner="1234", groups="4,5")
+    assert (seen["tier"], seen["uid"], seen["gid"], seen["groups"]) == ("bare", ["1234"], ["1235"], [])
+    assert (seen["owner"], seen["read"]) == ([1234, 1235], "of the share")
+    assert (seen["capabilities"]["CapPrm"], seen["capabilities"]["CapEff"]) == (0, 0)
+
+
+@pytest.mark.parametrize("options", [{}, SQUASH, RANGE, RANGE | {"idmapped": "yes"}])
 def test_limits_bind_every_identity(launch: Scenario, options: dict[str, str]) -> None:
     limits = launch("serve", **options)["limits"]
     assert limits["RLIMIT_DATA"] == [1 << 30, 1 << 30]
@@ -79,6 +86,12 @@ def test_launches_by_other_ids_leave_nothing_in_the_zygote(launch: Scenario, opt
             "taking the mounts: open_tree(share): No such file or directory; the shared directory",
         ),
         ("root", "worker", RANGE, "taking the mounts: open_tree(worker): No such file or directory; the worker '"),
+        (
+            "root",
+            "file-system",
+            RANGE | {"idmapped": "yes"},
+            "taking the mounts: mount_setattr(MOUNT_ATTR_IDMAP): Invalid argument; the share's file system does not",
+        ),
         (
             "user-with-range",
             "map",

@@ -47,6 +47,7 @@ def test_exact_rules_are_held_by_mounts_apart_from_the_worker(
 def test_dotdot_of_a_share_in_the_jail_s_root_ends_in_that_root(launch: Scenario) -> None:
     result = launch("held_rules")
     assert result["root"] == result["up"] == ROOT
+    assert result["written_in_root"] == "EROFS"
 
 
 def test_a_plan_says_which_rules_a_mount_holds_and_a_launch_which_it_could_not(launch: Scenario) -> None:

@@ -115,7 +115,7 @@ class FakeLauncher:
         if pid == 0:
             _become_worker(hand_over, behaviour)
         self._pids.append(pid)
-        return Jail(pid, os.pidfd_open(pid), plan.tier)
+        return Jail(pid, os.pidfd_open(pid), plan.tier, unheld=behaviour.unheld)
 
 
 def fake_launching(

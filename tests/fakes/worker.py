@@ -29,7 +29,8 @@ CONTROL, CONFIG, PAGE = 3, 4, 5
 class Behaviour:
     """What a worker does before a client can tell it anything. *before_ready* is a line as a client may send;
     *deserts*: it closes its control socket once it is ready, and stays; *settings*: what it does on the first SETTINGS,
-    the second and so on ("apply" on all others), as in Session.settings_came."""
+    the second and so on ("apply" on all others), as in Session.settings_came. *unheld*: paths of rules that the launch
+    found nothing to mount over for."""
 
     before_ready: str = ""
     deserts: bool = False
@@ -37,6 +38,7 @@ class Behaviour:
     fail_launch: bool = False
     hang_launch: bool = False
     settings: tuple[str, ...] = ()
+    unheld: tuple[bytes, ...] = ()
 
 
 class Session:

@@ -72,6 +72,18 @@ class Opcode(enum.IntEnum):
 SILENT = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
 
 
+class SetAttr(enum.IntFlag):
+    """What a SETATTR changes: FATTR_*."""
+
+    MODE = 1 << 0
+    UID = 1 << 1
+    GID = 1 << 2
+    SIZE = 1 << 3
+    ATIME = 1 << 4
+    MTIME = 1 << 5
+    FH = 1 << 6
+
+
 @dataclass(frozen=True)
 class Reply:
     """*length* is what the device says it wrote; *error* is positive errno or 0; *body* follows the header."""
@@ -181,6 +193,58 @@ def mkdir(text: bytes, mode: int = 0o755) -> bytes:
 
 def rename(old: bytes, to: int, new: bytes) -> bytes:
     return struct.pack("<Q", to) + name(old) + name(new)
+
+
+def rename2(old: bytes, to: int, new: bytes, flags: int = 0) -> bytes:
+    return struct.pack("<QII", to, flags, 0) + name(old) + name(new)
+
+
+def symlink(text: bytes, target: bytes) -> bytes:
+    return name(text) + name(target)
+
+
+def mknod(text: bytes, mode: int, device: int = 0) -> bytes:
+    return struct.pack("<IIII", mode, device, 0, 0) + name(text)
+
+
+def link(node: int, text: bytes) -> bytes:
+    return struct.pack("<Q", node) + name(text)
+
+
+def setattr_of(
+    valid: SetAttr, *, handle: int = 0, size: int = 0, mode: int = 0, uid: int = 0, gid: int = 0, time: int = 0
+) -> bytes:
+    """struct fuse_setattr_in; *time* in seconds is both access and modification time."""
+    return struct.pack("<IIQQQQQQIIIIIIII", valid, 0, handle, size, 0, time, time, 0, 0, 0, 0, mode, 0, uid, gid, 0)
+
+
+def setxattr(text: bytes, value: bytes) -> bytes:
+    return struct.pack("<II", len(value), 0) + name(text) + value
+
+
+def getxattr(text: bytes, size: int = 64) -> bytes:
+    return struct.pack("<II", size, 0) + name(text)
+
+
+def fallocate(handle: int, offset: int, length: int, mode: int = 0) -> bytes:
+    return struct.pack("<QQQII", handle, offset, length, mode, 0)
+
+
+def copy_file_range(source: int, node: int, handle: int, length: int) -> bytes:
+    """From the start of *source* to the start of *handle*, which is of *node*."""
+    return struct.pack("<7Q", source, 0, node, handle, 0, length, 0)
+
+
+def lseek(handle: int, offset: int, whence: int) -> bytes:
+    return struct.pack("<QQII", handle, offset, whence, 0)
+
+
+def flush(handle: int) -> bytes:
+    return struct.pack("<QIIQ", handle, 0, 0, 0)
+
+
+def fsync(handle: int) -> bytes:
+    return struct.pack("<QII", handle, 0, 0)
 
 
 def forget(count: int) -> bytes:

@@ -16,6 +16,7 @@ from tests.guest.conftest import new_machine
 from tests.guest.images import MissingProgramError
 from tests.guest.machine import Machine
 from tests.guest.policed import Policed
+from tests.guest.qemu import Qemu
 from tests.guest.service import TAG
 from tests.guest.uml import UserModeLinux
 
@@ -224,6 +225,31 @@ def test_rules_reach_a_guest_at_work_and_go_again(live: Place) -> None:
     assert live.check("cat sub/.env") == "content of sub/.env\n"
     assert live.service.processes().workers
     assert "killing the worker" not in live.service.log
+
+
+def test_rules_reach_every_request_queue_while_all_of_them_work(tmp_path: Path) -> None:
+    """A guest kernel with two queues writes on both while its files are frozen: from then on not one byte arrives."""
+    with Policed(tmp_path, "") as service:
+        (service.share / "log").mkdir(parents=True)
+        service.start()
+        try:
+            machine = Qemu(tmp_path / "guest", service.socket, processors=2)
+        except MissingProgramError as error:
+            pytest.skip(str(error))
+        with machine as guest:
+            guest.boot(240).check(MOUNT)
+            loop = "exec 5>>/mnt/log/{0}; while echo line >&5; do echo line >>/mnt/log/more-{0}; done"
+            guest.check("".join(f"taskset {1 << n} sh -c '{loop.format(n)}' >/dev/null 2>&1 &\n" for n in range(2)))
+            service.wait(lambda: all((service.share / "log" / f"more-{n}").exists() for n in range(2)), "be written to")
+            service.change('[paths]\nreadonly = ["*"]\n')
+            sizes = {path.name: path.stat().st_size for path in (service.share / "log").iterdir()}
+            guest.check(
+                "i=0; while pidof taskset || pgrep -f more-; do sleep 0.1; i=$((i+1)); [ $i -lt 100 ]; done; true"
+            )
+            assert "Read-only file system" in guest.run("echo x >/mnt/log/0").output
+            assert {path.name: path.stat().st_size for path in (service.share / "log").iterdir()} == sizes
+            service.change("")
+            guest.check("echo x >/mnt/log/0")
 
 
 def test_a_reload_with_a_mistake_changes_nothing_for_the_guest(live: Place) -> None:

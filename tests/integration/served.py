@@ -31,7 +31,7 @@ QUICK = Timing(
     stop_margin=0.3,
     give_up=2.0,
     accept_pause=0.1,
-    settings=0.5,
+    settings=1.5,
     backoff=BackoffLimits(first=0.1, longest=0.4, healthy=60.0),
 )
 E = TypeVar("E", bound=Event)

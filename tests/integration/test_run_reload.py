@@ -42,6 +42,7 @@ from virtiofs_sandbox.syscalls.mounts import MOUNT_ATTR_RDONLY
 
 from tests.fakes.launching import PLAN, Script, fake_launching, well_behaved
 from tests.fakes.worker import Behaviour
+from tests.integration.running import Running
 from tests.integration.served import QUICK, Monitor, Served, served
 
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
@@ -217,7 +218,7 @@ def test_a_client_that_comes_while_the_warm_worker_is_replaced_waits_for_the_new
     ("action", "reason"),
     [
         (f"refuse {errno.EINVAL}", "it refuses new settings: Invalid argument, and it may allow what is forbidden now"),
-        ("silent", "no answer to new settings within 0.5 s, and it may allow what is forbidden now"),
+        ("silent", "no answer to new settings within 1.5 s, and it may allow what is forbidden now"),
         ("claim 7", "APPLIED for settings 7, and 1 are unanswered"),
         ("twice", "APPLIED for settings 1, and none are unanswered"),
         ("refuse 99999", "APPLIED with unknown errno 99999"),
@@ -595,6 +596,17 @@ def test_what_could_not_be_mounted_is_tried_again_with_the_next_reload(tmp_path:
     in_tree(tmp_path, scene, tree(A, B), Mounting(failing=frozenset({MountAction.FREEZE})))
 
 
+def test_what_was_not_there_to_be_mounted_over_at_launch_is_mounted_over_with_the_next_reload(tmp_path: Path) -> None:
+    terms = tree(A, paths=PathRules(hide=("a/secret", "a/other")))
+
+    async def scene(share: Served, _: Monitor, mounting: Mounting) -> None:
+        share.service.take_over(dataclasses.replace(terms))
+        await share.seen(MountChanged)
+        assert mounting.asked == [(MountAction.MASK, "a/secret")]
+
+    in_tree(tmp_path, scene, terms, script=lambda _: Behaviour(unheld=(b"a/secret",)))
+
+
 def test_a_child_that_cannot_be_detached_stays_hidden(tmp_path: Path) -> None:
     async def scene(share: Served, monitor: Monitor, _: Mounting) -> None:
         share.service.take_over(tree(A))
@@ -639,3 +651,38 @@ def test_a_warm_worker_with_other_mounts_is_replaced(tmp_path: Path) -> None:
             assert mounting.asked == []
 
     asyncio.run(scene())
+
+
+# The command itself.
+
+
+def test_a_running_command_refuses_another_socket_and_a_policy_that_is_gone_and_goes_on(tmp_path: Path) -> None:
+    directory, socket = tmp_path / "shares.d", tmp_path / "s"
+    directory.mkdir()
+    file = directory / "mine.toml"
+
+    def say(path: Path, rest: str = "") -> None:
+        file.write_text(f'[share]\nsource = "{tmp_path}/share"\ntag = "data"\nsocket = "{path}"\n{rest}')
+
+    say(socket)
+    with Running("real", tmp_path, "--policy-dir", os.fspath(directory)) as run:
+        run.ready()
+        caller = run.connect(socket)
+        assert caller.served()
+        say(tmp_path / "other")
+        run.process.send_signal(signal.SIGHUP)
+        run.logged("reload refused: share.socket: a running share keeps its socket")
+        file.unlink()
+        run.process.send_signal(signal.SIGHUP)
+        run.logged("reload refused: no policy speaks of this")
+        say(socket, '[paths]\nhide = ["/x"]\ncolour = 1\n')
+        run.process.send_signal(signal.SIGHUP)
+        run.logged("reload refused: ", 3)
+        assert "mine.toml:6: paths.hide" in run.log.read_text()
+        say(socket, '[paths]\nhide = ["x"]\n')
+        run.process.send_signal(signal.SIGHUP)
+        run.logged("works by the new settings")
+        assert caller.served()
+        assert run.stop() == 0
+        run.nobody_left()
+        caller.close()

@@ -72,6 +72,26 @@ fn a_missing_or_wrong_descriptor_ends_the_worker_and_is_named() {
 }
 
 #[test]
+fn plain_directories_are_taken_where_the_configuration_knows_of_no_mounts() {
+    let without_mounts = || {
+        let path = |place: &str| rustix::fs::open(place, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let document = document(1).replace(r#""attributes":"path""#, r#""attributes":"open""#);
+        let mut inheritance = Inheritance::new(1);
+        inheritance.replace(4, Some(memfd(document.as_bytes(), true)));
+        inheritance.replace(7, Some(path(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))));
+        inheritance.replace(8, Some(path("/proc")));
+        (inheritance, path(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")))
+    };
+    let (inheritance, _) = without_mounts();
+    assert_eq!(inheritance.start().hear().kind, Kind::Ready);
+    for number in [7, 8] {
+        let (mut inheritance, file) = without_mounts();
+        inheritance.replace(number, Some(file));
+        assert_eq!(inheritance.start().end().0, Exit::Descriptor.code(), "a file at {number}");
+    }
+}
+
+#[test]
 fn a_configuration_that_is_refused_ends_the_worker_with_the_reason() {
     let mut inheritance = Inheritance::new(1);
     inheritance.replace(4, Some(memfd(document(9).as_bytes(), true)));

@@ -82,3 +82,39 @@ impl InForce {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Case};
+
+    fn rules(readonly: &[&str]) -> Rules {
+        let readonly = readonly.iter().map(|&pattern| pattern.into()).collect();
+        let source =
+            config::Rules { readonly, case: Case::Insensitive, strict_links: true, ..config::Rules::default() };
+        Rules::compile(&source).expect("patterns")
+    }
+
+    #[test]
+    fn without_patterns_there_is_no_law_to_look_at() {
+        assert!(InForce::new(rules(&[]), false).take_up().law().is_none());
+        assert!(InForce::new(rules(&[]), true).take_up().law().is_some());
+        assert!(InForce::new(rules(&["a"]), false).take_up().law().is_some());
+    }
+
+    #[test]
+    fn what_was_seen_frozen_counts_as_long_as_no_pattern_that_froze_it_goes() {
+        let in_force = InForce::new(rules(&["a"]), false);
+        let mut taken = in_force.take_up();
+        let mut since = |patterns: &[&str]| {
+            in_force.replace(rules(patterns));
+            in_force.refresh(&mut taken);
+            taken.law().map(|law| (law.version, law.since))
+        };
+        assert_eq!(since(&["a"]), Some((1, 1)), "the same");
+        assert_eq!(since(&["b", "a"]), Some((2, 1)));
+        assert_eq!(since(&["b"]), Some((3, 3)));
+        assert_eq!(since(&[]), None);
+        assert_eq!(since(&["b"]), Some((5, 4)));
+    }
+}

@@ -19,7 +19,8 @@ impl Server {
         fields.end()?;
         let parent = self.descriptor(call.header.node)?;
         let directory = Directory { id: call.header.node, descriptor: &parent };
-        // Nothing else may take the name's place between the look at it and its removal.
+        // Neither may a rename put something else in the name's place between the look at it and its removal, nor may
+        // what a rename has looked at be removed, and be made again as something else, before it is moved.
         let _renames_wait = call.law.map(|_| shared(&self.renames));
         let pinned = self.pin_victim(call.law, directory, &name)?;
         if let Err(errno) = host::remove(parent.as_fd(), &name, is_directory) {
