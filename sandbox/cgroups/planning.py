@@ -23,6 +23,12 @@ _DELEGATION = (
 )
 
 
+_UNCHARGED = (
+    "limits.disk holds what is written directly or synced, but not what the kernel writes back by itself later, which "
+    "control groups of version 1 charge to nobody; those of version 2 do"
+)
+
+
 class CannotLimitError(CannotConfineError):
     """A limit of the policy cannot be held here; str() names the key, and what to change."""
 
@@ -113,6 +119,9 @@ class _Planning:
         return Planned(groups, tuple(self._warnings))
 
     def _place(self, controller: str, place: Place, numbers: tuple[str, ...]) -> None:
+        disk = self._limits.disk
+        if controller == "io" and place.version != UNIFIED and numbers and (disk.write or disk.write_ops):
+            self._warnings.append(_UNCHARGED)
         for setting in settings.made(self._limits, controller, place.version, numbers):
             if isinstance(setting, settings.Impossible):
                 self._cannot(setting.key, setting.reason)

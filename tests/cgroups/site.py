@@ -6,7 +6,8 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -85,10 +86,10 @@ class Site:
 class Limited(Policed):
     """A share on *directory* whose groups are made at *site*."""
 
-    def __init__(self, work: Path, site: Site, policy: str) -> None:
+    def __init__(self, work: Path, site: Site, policy: str, prefix: Sequence[str] = ()) -> None:
         (work / "shares.d").mkdir(parents=True, exist_ok=True)
         (work / "defaults.toml").write_text(f'[limits]\nparent = "{site.parent}"\n')
-        super().__init__(work, policy, ("--policy-dir", str(work / "shares.d")), guarded=False)
+        super().__init__(work, policy, ("--policy-dir", str(work / "shares.d")), guarded=False, prefix=prefix)
 
 
 def members(group: Path) -> set[int]:
@@ -102,9 +103,30 @@ def group_of(pid: int, group: Path) -> bool:
     return any(str(group).endswith(path) and path != "/" for path in (line.split(":", 2)[2] for line in lines))
 
 
+@dataclass(frozen=True)
+class Mounted:
+    """A file system that only the mount namespace of process *holder* sees, at *point*."""
+
+    holder: int
+    point: Path
+
+    @property
+    def seen(self) -> Path:
+        """The way to it from here."""
+        return Path(f"/proc/{self.holder}/root{self.point}")
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        """Before a command that is to see it."""
+        return ("nsenter", f"--mount=/proc/{self.holder}/ns/mnt", "--")
+
+
 @contextlib.contextmanager
-def file_system(kind: str, work: Path, mebibytes: int = 400) -> Iterator[Path]:
-    """An empty file system on a loop device, mounted at work/share; gone with all that it needed at the end."""
+def file_system(kind: str, work: Path, mebibytes: int = 400) -> Iterator[Mounted]:
+    """An empty file system on a loop device, mounted at work/share; gone with all that it needed at the end.
+
+    In a mount namespace of its own: one that somebody else makes meanwhile would have a copy, and hold the device.
+    """
     image, point = work / "image", work / "share"
     point.mkdir(parents=True)
     with image.open("wb") as file:
@@ -114,13 +136,24 @@ def file_system(kind: str, work: Path, mebibytes: int = 400) -> Iterator[Path]:
     except FileNotFoundError:
         pytest.skip(f"there is no mkfs.{kind}: install xfsprogs or e2fsprogs")
     # The device goes with the mount: mount(8) sets it up so.
-    mounted = subprocess.run(
-        ["mount", "-t", kind, "-o", "loop", str(image), str(point)], check=False, capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"a loop device cannot be mounted: {mounted.stderr.strip()}")
-    try:
-        yield point
-    finally:
-        subprocess.run(["umount", str(point)], check=True)
-        image.unlink()
+    inside = f"mount -t {kind} -o loop {image} {point} && echo mounted && exec sleep infinity"
+    command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "sh", "-c", inside]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stderr is not None
+        if holder.stdout.readline() != "mounted\n":
+            pytest.skip(f"a loop device cannot be mounted: {holder.stderr.read().strip()}")
+        mounted = Mounted(holder.pid, point)
+        device = os.stat(mounted.seen).st_dev
+        attached = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/loop/backing_file")
+        try:
+            yield mounted
+        finally:
+            holder.kill()
+            holder.wait()
+            # A jail's clone of the mount goes with its namespace, and that a little later than the jail.
+            deadline = time.monotonic() + 10
+            while attached.exists() and str(image) in attached.read_text():
+                assert time.monotonic() < deadline, f"{attached} is still there"
+                time.sleep(0.01)
+            image.unlink()
