@@ -66,10 +66,11 @@ class Failed(_Document, frozen=True, tag_field="reply", tag="error"):
 
 
 class Reloaded(_Document, frozen=True, tag_field="reply", tag="reloaded"):
-    """*changes* in words; *later*: those that wait until the client leaves."""
+    """*changes* in words; *later*: those that wait until the client leaves; *warnings*: what this host cannot give."""
 
     changes: tuple[str, ...]
     later: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 class Limit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,13 +94,15 @@ class Passed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Limits(_Document, frozen=True, tag_field="reply", tag="limits"):
     """*changes* in words, empty when it was only asked; *counters* by class, none while no worker is up.
 
-    *disks*: what the control group has counted of each disk, "MAJOR:MINOR", since the start: rbytes, wbytes, rios, ...
+    *disks*: what the control group has counted of each disk, "MAJOR:MINOR": rbytes, wbytes, rios, wios.
+    *warnings*: what of a change does not hold, or not for all.
     """
 
     limits: tuple[Limit, ...]
     counters: dict[str, Passed]
     disks: dict[str, dict[str, Count]]
     changes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

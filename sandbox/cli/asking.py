@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import errno
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -79,6 +80,12 @@ def answer(command: str, options: argparse.Namespace, request: Request, kind: ty
         complain(command, error)
         return error.status
     return Status.FAILED
+
+
+def warn(command: str, warnings: Iterable[str]) -> None:
+    """What was carried out, and does not hold for all."""
+    for warning in warnings:
+        complain(command, f"warning: {warning}")
 
 
 def _exchange(path: Path, request: bytes) -> Reply:

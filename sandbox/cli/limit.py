@@ -51,6 +51,7 @@ def execute(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
     if isinstance(reply, Status):
         return reply
     write_line(STANDARD_OUTPUT, json.dumps(data(options.share, reply), indent=2) if options.json else text(reply))
+    asking.warn("limit", reply.warnings)
     return Status.DONE
 
 
@@ -70,6 +71,7 @@ def data(share: str, reply: Limits) -> dict[str, object]:
         },
         "disks": reply.disks,
         "changes": list(reply.changes),
+        "warnings": list(reply.warnings),
     }
 
 

@@ -33,4 +33,5 @@ def execute(options: argparse.Namespace) -> int:
         write_line(STANDARD_OUTPUT, change)
     for change in reply.later:
         write_line(STANDARD_OUTPUT, f"takes effect when the client leaves: {change}")
+    asking.warn("reload", reply.warnings)
     return Status.DONE

@@ -16,9 +16,9 @@ from virtiofs_sandbox.ipc.requests import RequestError, fitting, words
 from virtiofs_sandbox.ipc.stats import INDEXES, Statistics
 from virtiofs_sandbox.policies.limiting import KEYS, LimitError, LimitWidensError, differences, limited
 from virtiofs_sandbox.policies.problems import shown
-from virtiofs_sandbox.policies.share import Share
+from virtiofs_sandbox.policies.share import ControlLimits, Share
 from virtiofs_sandbox.supervisor.clients import Peer
-from virtiofs_sandbox.supervisor.events import LimitsChanged, Sink
+from virtiofs_sandbox.supervisor.events import HostLacks, LimitsChanged, Sink
 from virtiofs_sandbox.supervisor.reloader import Reloader
 from virtiofs_sandbox.supervisor.service import Service
 from virtiofs_sandbox.supervisor.slot import Slot
@@ -41,7 +41,7 @@ class ShareAnswers:
             case requests.ReadStatus():
                 return self._status()
             case requests.ReadLimits():
-                return self._limits(())
+                return self._limits()
             case requests.SetLimits():
                 self._check_in_service()
                 return self._change_limits(request, peer)
@@ -62,6 +62,7 @@ class ShareAnswers:
         return requests.Reloaded(
             changes=fitting([words(change) for change in outcome.changes]),
             later=fitting([words(change) for change in outcome.later]),
+            warnings=fitting([words(warning) for warning in outcome.warnings]),
         )
 
     def _change_limits(self, request: requests.SetLimits, peer: Peer) -> requests.Limits:
@@ -77,18 +78,23 @@ class ShareAnswers:
         if found:
             self._sink(LimitsChanged(share.name, peer, found))
             self._service.take_over(Terms(share, plan))
-        return self._limits(found)
+        warnings = tuple(warning for warning in plan.warnings if warning not in terms.plan.warnings)
+        for warning in warnings:
+            self._sink(HostLacks(share.name, warning))
+        return self._limits(found, warnings)
 
     def _in_groups(self, share: Share, plan: LaunchPlan) -> LaunchPlan:
         """Has the control groups hold what *share* says. Raises CannotLimitError, and they are as before then."""
-        planned = planning.plan(share, hierarchies.find())
-        # The policy may leave out what nothing here holds; who asks for it now is told instead.
-        if lost := [warning for warning in planned.warnings if warning not in plan.warnings]:
-            raise CannotLimitError("\n".join(lost))
+        found = hierarchies.find()
+        # A policy may go without what nothing here holds; who asks for it now is told instead.
+        asked = ControlLimits(disk=share.control.disk, parent=share.control.parent)
+        planning.plan(dataclasses.replace(share, control=asked), found)
+        planned = planning.plan(share, found)
         self._groups.apply(planned.groups, self._service.keepers)
-        return dataclasses.replace(plan, groups=planned.groups)
+        warnings = tuple(dict.fromkeys((*plan.warnings, *planned.warnings)))
+        return dataclasses.replace(plan, groups=planned.groups, warnings=warnings)
 
-    def _limits(self, found: tuple[str, ...]) -> requests.Limits:
+    def _limits(self, found: tuple[str, ...] = (), warnings: tuple[str, ...] = ()) -> requests.Limits:
         policy, now = self._reloader.share, self._service.terms.share
         statistics = self._statistics()
         return requests.Limits(
@@ -101,6 +107,7 @@ class ShareAnswers:
             else {name: requests.Passed(**dataclasses.asdict(one)) for name, one in statistics.throttled.items()},
             disks=self._groups.disk_figures(),
             changes=found,
+            warnings=warnings,
         )
 
     def _status(self) -> requests.Standing:

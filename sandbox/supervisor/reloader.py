@@ -21,10 +21,11 @@ zygote, and the guests' data does not pass here."""
 
 @dataclass(frozen=True)
 class Changed:
-    """What a reload changed, in words; *later*: what of it waits until the client leaves."""
+    """What a reload changed, in words; *later*: what of it waits until the client leaves; *warnings*: new ones."""
 
     changes: tuple[str, ...]
     later: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 class Reloader:
@@ -73,8 +74,8 @@ class Reloader:
         found = tuple(change.words for change in changes(old.share, new.share))
         self._groups.apply(new.plan.groups, self._service.keepers)
         self._sink(Reloaded(old.share.name, found, new.share.log_level))
-        for warning in new.plan.warnings:
-            if warning not in old.plan.warnings:
-                self._sink(HostLacks(old.share.name, warning))
+        warnings = tuple(warning for warning in new.plan.warnings if warning not in old.plan.warnings)
+        for warning in warnings:
+            self._sink(HostLacks(old.share.name, warning))
         self.share = new.share
-        return Changed(found, self._service.take_over(new))
+        return Changed(found, self._service.take_over(new), warnings)

@@ -15,6 +15,7 @@ from tests.cgroups.site import Limited, Mounted, Site, file_system
 from tests.guest import fuse
 from tests.guest.frontend import FrontEnd
 from tests.guest.fuse import Opcode
+from tests.guest.policed import LimitRefusedError
 
 LOAD = Path(__file__).with_name("load.py")
 MIB = 1 << 20
@@ -87,6 +88,40 @@ def test_a_jailed_worker_takes_no_more_of_the_disk_than_its_policy_allows(
         assert 5 * MIB < faster < 16 * MIB * ABOVE, "a reload reaches the guest that writes"
         service.reload("")
         assert guest.write(b"unlimited", 48 * MIB) > 18 * MIB
+        assert service.stop() == 0
+    assert site.left() == []
+
+
+def test_a_limit_set_by_command_reaches_the_guest_that_writes_and_is_lifted_again(
+    site: Site, disk: Mounted, tmp_path: Path
+) -> None:
+    """Both kinds at once; the share was started without any group."""
+    with (
+        Limited(tmp_path, site, "", disk.prefix).start() as service,
+        FrontEnd.connect(service.socket, 30) as client,
+    ):
+        guest = Guest(client)
+        assert guest.write(b"first", 24 * MIB) > 8 * MIB
+        said = service.limit("disk.write=4MiB/s", "metadata-ops=500/s")["limits"]
+        assert (said["disk.write"]["now"], said["metadata-ops"]["now"]) == (4 * MIB, 500)
+        assert 1 * MIB < guest.write(b"second", 12 * MIB) < 4 * MIB * ABOVE
+        assert service.limit("disk.write=none")["limits"]["disk.write"]["now"] is None
+        assert guest.write(b"third", 24 * MIB) > 8 * MIB
+        assert service.stop() == 0
+    assert site.left() == []
+
+
+def test_a_limit_of_the_disk_that_nothing_can_hold_is_refused_and_nothing_is_changed(
+    site: Site, tmp_path: Path
+) -> None:
+    policy = '[limits]\nunenforceable = "warn"\n'
+    on_memory = tmp_path / "share"
+    inside = f'mkdir -p {on_memory} && mount -t tmpfs none {on_memory} && exec "$@"'
+    prefix = ("unshare", "--mount", "sh", "-c", inside, "sh")
+    with Limited(tmp_path, site, policy, prefix).start() as service:
+        with pytest.raises(LimitRefusedError, match=r"^\(1, .*limits\.disk\.write cannot be held here"):
+            service.limit("disk.write=4MiB/s", "read=4MiB/s")
+        assert all(limit["now"] is None for limit in service.limit()["limits"].values())
         assert service.stop() == 0
     assert site.left() == []
 

@@ -16,6 +16,10 @@ _READ_AGAIN = ("policy reloaded: ", "reload refused: ")
 _TAKEN_OVER = "works by the new settings"
 
 
+class LimitRefusedError(Exception):
+    """`virtiofs-sandbox limit` failed: its status, and what it said."""
+
+
 class Policed(Service):
     """Runs `virtiofs-sandbox run FILE`. *policy* is the file without tag and socket, and without the source where that
     is the directory of the service; it begins with keys of [share], if there are any, before any other table.
@@ -57,7 +61,9 @@ class Policed(Service):
     def limit(self, *assignments: str) -> Any:
         """What `virtiofs-sandbox limit` says, as data, once it has carried these out."""
         command = [str(PROGRAM), "limit", "--json", "--control-dir", str(self.control), self.file.stem, *assignments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        if done.returncode:
+            raise LimitRefusedError(done.returncode, done.stderr)
         return json.loads(done.stdout)
 
     def change(self, policy: str, times: int = 1) -> str:
