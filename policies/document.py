@@ -248,7 +248,7 @@ class PathsTable(_Table, frozen=True):
     strict_links: Annotated[
         bool | UnsetType,
         _key(
-            "Whether a file with several names is only written when none of them is hidden or frozen.",
+            "Whether a file with several names is never written where there are patterns: the others cannot be seen.",
             "true or false",
             "false",
         ),

@@ -71,7 +71,7 @@ def _mounted(plan: LaunchPlan, taken: Taken | None, progress: Progress) -> stage
     progress.done(Stage.MOUNTS)
     share = stages.own_root(plan, taken, progress.unheld)
     progress.done(Stage.ROOT)
-    return stages.Handed(share, proc, taken.binary, taken.null)
+    return stages.Handed(share, proc, taken.binary, *stages.null_of_a_mount(proc, taken.null))
 
 
 def _plain(plan: LaunchPlan, progress: Progress) -> stages.Handed:

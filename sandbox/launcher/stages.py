@@ -61,12 +61,13 @@ class Received:
 
 @dataclass(frozen=True)
 class Handed:
-    """What the worker is handed of the file system: each an O_PATH descriptor."""
+    """What the worker is handed of the file system: all but the two of /dev/null are O_PATH descriptors."""
 
     share: int
     proc: int
     binary: int
-    null: int
+    null_in: int
+    null_out: int
 
 
 # In the intermediate ----------------------------------------------------------------------------------------------
@@ -195,14 +196,25 @@ def plain_directories(plan: LaunchPlan) -> Handed:
     """The tier without mounts: what the worker is handed lies where it lies on the host.
 
     Should: reach the share and its own descriptors through them. Must not: open anything else, which Landlock sees to,
-    or hold a descriptor that is open for more than naming.
+    or hold a descriptor that is open for more than naming: as root it would own /dev/null, and could change its mode.
     """
     named("chdir", os.chdir, b"/")
+    null = named("open(/dev/null)", os.open, b"/dev/null", os.O_PATH | os.O_CLOEXEC)
     return Handed(
         share=named("open(share)", os.open, plan.source, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC),
         proc=named("open(/proc)", os.open, b"/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC),
         binary=named("open(worker)", os.open, plan.worker, os.O_PATH | os.O_CLOEXEC),
-        null=named("open(/dev/null)", os.open, b"/dev/null", os.O_PATH | os.O_CLOEXEC),
+        null_in=null,
+        null_out=null,
+    )
+
+
+def null_of_a_mount(proc: int, null: int) -> tuple[int, int]:
+    """/dev/null opened to read and to write, on the read-only mount of which *null* is the root."""
+    path = b"self/fd/%d" % null
+    return (
+        named("open(/dev/null)", _open_at, proc, path, os.O_RDONLY),
+        named("open(/dev/null)", _open_at, proc, path, os.O_WRONLY),
     )
 
 
@@ -212,12 +224,9 @@ def descriptors(received: Received, handed: Handed) -> None:
     Should: hold exactly the documented ones across exec, and the report socket until then. Must not: hold any other,
     whatever leaked into the zygote.
     """
-    null_path = b"self/fd/%d" % handed.null
-    null_in = named("open(/dev/null)", _open_at, handed.proc, null_path, os.O_RDONLY)
-    null_out = named("open(/dev/null)", _open_at, handed.proc, null_path, os.O_WRONLY)
     wanted = {
-        FD_NULL_IN: null_in,
-        FD_NULL_OUT: null_out,
+        FD_NULL_IN: handed.null_in,
+        FD_NULL_OUT: handed.null_out,
         FD_LOG: received.log,
         FD_CONTROL: received.control,
         FD_CONFIG: received.config,

@@ -44,6 +44,8 @@ def columns(layers: Iterable[Layer], inside: frozenset[Layer] = frozenset()) -> 
 
 def plan_with(layers: frozenset[Layer], share: Share, host: HostProbe, worker: Path) -> LaunchPlan:
     """The plan of a jail that has exactly *layers*, as far as this host has them."""
+    # Refusals answer with an errno. Where they trap, an attacker's own handler would do the same.
+    host = dataclasses.replace(host, audit_errno=0)
     if Layer.NAMESPACES not in layers:
         host = dataclasses.replace(host, userns_errno=errno.EPERM)
     plan = prepare(share, host, worker=worker)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import prctl
-from virtiofs_sandbox.confine import LaunchPlan, probe_host, seccomp
+from virtiofs_sandbox.confine import LaunchPlan, prepare, probe_host, seccomp
 from virtiofs_sandbox.launcher import Launcher, LaunchError, Zygote
 from virtiofs_sandbox.policies.share import Access, LogLevel, PathRules, Sandbox, Share, Tier
 from virtiofs_sandbox.supervisor.denials import Denials
@@ -65,7 +65,7 @@ class Stage:
         )
         self.share = Share("probe", self.decoys.share, "tag", access=access, xattr=xattr, sandbox=sandbox, paths=paths)
         self.host = probe_host()
-        self.plan = self.plan_with(layers.ALL)
+        self.plan = prepare(self.share, self.host, worker=self.decoys.program)
 
     def plan_with(self, on: frozenset[Layer]) -> LaunchPlan:
         return layers.plan_with(on, self.share, self.host, self.decoys.program)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.environments import unavailable
+from tests.environments import ENVIRONMENTS, unavailable
 from tests.escape import table
 from tests.escape.conftest import Scenario
 from tests.escape.layers import Layer
@@ -94,7 +94,9 @@ def test_the_keeper_gets_nowhere_at_all(scenario: Scenario, where: table.Surroun
     assert escaped(result) | working(result) == set()
 
 
-@pytest.mark.parametrize("environment", ["user-with-range", "user-without-mounts"])
+@pytest.mark.parametrize(
+    "environment", [name for name in ENVIRONMENTS if name not in {where.environment for where in SURROUNDINGS}]
+)
 def test_other_surroundings_are_as_tight_as_their_tier(scenario: Scenario, environment: str) -> None:
     if reason := unavailable(environment):
         pytest.skip(reason)

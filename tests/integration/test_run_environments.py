@@ -14,6 +14,8 @@ import pytest
 from tests.environments import ENVIRONMENTS, Environment, unavailable
 from tests.integration.running import COMMANDS, ROOT, Caller, Running
 
+BELOW_THE_DEFAULT = [name for name, environment in ENVIRONMENTS.items() if environment.tier == "bare"]
+
 
 @pytest.fixture(params=ENVIRONMENTS)
 def environment(request: pytest.FixtureRequest) -> Environment:
@@ -46,9 +48,8 @@ def test_whoever_runs_it_is_told_the_tier_and_served(environment: Environment, p
     assert not path.exists()
 
 
+@pytest.mark.parametrize("environment", BELOW_THE_DEFAULT, indirect=True)
 def test_what_the_host_cannot_hold_is_refused_in_one_sentence(environment: Environment, place: Path) -> None:
-    if environment.tier != "bare":
-        pytest.skip("this caller reaches the default minimum")
     command = [*environment.command(place), *COMMANDS["real"], os.fspath(place / "share"), "--tag", "data"]
     done = subprocess.run(
         [*command, "--socket", os.fspath(place / "s")],

@@ -173,9 +173,13 @@ def test_read_only_without_a_mount_says_what_holds_it() -> None:
     )
 
 
-def test_every_tier_bounds_memory_and_locks_none_of_it() -> None:
+def test_every_tier_bounds_memory_locks_none_of_it_and_dumps_none() -> None:
     for made in (plan(), plan(USER), plan(NO_NAMESPACES, ADMIT_ALL)):
-        assert dict(made.limits) == {resource.RLIMIT_DATA: 1 << 30, resource.RLIMIT_MEMLOCK: 0}
+        assert dict(made.limits) == {
+            resource.RLIMIT_CORE: 0,
+            resource.RLIMIT_DATA: 1 << 30,
+            resource.RLIMIT_MEMLOCK: 0,
+        }
 
 
 def test_a_container_s_ranges_are_mapped_to_themselves() -> None:

@@ -77,6 +77,7 @@ _LIMITS = {
     value: name for name, value in vars(resource).items() if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"
 }
 _UNITS = {
+    resource.RLIMIT_CORE: "bytes of core file: guest memory is in no dump",
     resource.RLIMIT_DATA: "bytes of heap and stacks",
     resource.RLIMIT_MEMLOCK: "bytes locked in memory",
 }
@@ -291,7 +292,6 @@ def _bounds(launch: Launch) -> tuple[Statement, ...]:
         Statement(
             "files", "open files", f"{soft}" if soft == hard else f"{soft}, up to {hard}", {"nofile": [soft, hard]}
         ),
-        Statement("core", "core files", "none: guest memory is in no dump", {"core": 0}),
         Statement("memory", "out of memory", "the worker dies first (oom_score_adj 1000)", {"oom_score_adj": 1000}),
     ]
     statements += [
