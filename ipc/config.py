@@ -28,6 +28,22 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     strict_links: bool = False
 
 
+RATES = ("read", "write", "read_ops", "write_ops", "metadata_ops")
+Rate = Annotated[int, msgspec.Meta(ge=1, le=2**40)]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Most that a share may ask of its worker: bytes and operations a second, by class; None: as much as it likes."""
+
+    read: Rate | None
+    write: Rate | None
+    read_ops: Rate | None
+    write_ops: Rate | None
+    metadata_ops: Rate | None
+    burst_ms: Annotated[int, msgspec.Meta(ge=1, le=60_000)]
+    max_delay_ms: Annotated[int, msgspec.Meta(ge=1, le=86_400_000)]
+
+
 class Filters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The second, tighter seccomp program of each role: one little-endian u64 per struct sock_filter."""
 
@@ -68,6 +84,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tree: bool
     rules: Rules
     filters: Filters | None
+    limits: Limits | None
     queues: Annotated[int, msgspec.Meta(ge=1, le=8)]
     log_level: Literal["error", "warning", "info", "debug"]
 
@@ -101,6 +118,7 @@ class LiveSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """What a running worker takes over from a SETTINGS message on, all of it each time (README.md, "Live settings")."""
 
     rules: Rules
+    limits: Limits | None
     log_level: Literal["error", "warning", "info", "debug"]
 
 

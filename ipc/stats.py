@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 
 from virtiofs_sandbox.ipc.memfds import STATISTICS_BYTES
@@ -20,6 +20,8 @@ OPCODES = 64
 _PAGE = struct.Struct(f"<{STATISTICS_BYTES // 8}Q")
 FIRST_REQUEST_COUNT = 32
 FIRST_ERROR_COUNT = 96
+FIRST_LIMIT_COUNT = 160
+CLASSES = ("read", "write", "metadata")
 
 # Name and index of each scalar counter, in the order of Statistics' fields.
 INDEXES: Mapping[str, int] = MappingProxyType(
@@ -39,13 +41,25 @@ INDEXES: Mapping[str, int] = MappingProxyType(
         "descriptors": 14,
         "log_dropped": 15,
         "oldest_start": 16,
+        "overdue": 17,
     }
 )
 
 
 @dataclass(frozen=True)
+class Throttled:
+    """What a limit has made of the requests of one class; zeros while there is no limit."""
+
+    admitted: int
+    delayed: int
+    nanoseconds_delayed: int
+    bytes_admitted: int
+
+
+@dataclass(frozen=True)
 class Statistics:
-    """One reading; every field is a u64 as the worker claims it, per-opcode counts as opcode -> count without zeros."""
+    """One reading; every field is a u64 as the worker claims it, per-opcode counts as opcode -> count without zeros,
+    limits as class -> counts."""
 
     generation: int
     mounted: int
@@ -62,8 +76,10 @@ class Statistics:
     descriptors: int
     log_dropped: int
     oldest_start: int
+    overdue: int
     requests_by_opcode: Mapping[int, int]
     errors_by_opcode: Mapping[int, int]
+    throttled: Mapping[str, Throttled]
 
 
 def read_statistics(page: int) -> Statistics | None:
@@ -78,7 +94,14 @@ def read_statistics(page: int) -> Statistics | None:
         **{name: words[index] for name, index in INDEXES.items()},
         requests_by_opcode=_per_opcode(words, FIRST_REQUEST_COUNT),
         errors_by_opcode=_per_opcode(words, FIRST_ERROR_COUNT),
+        throttled=_per_class(words),
     )
+
+
+def _per_class(words: tuple[int, ...]) -> Mapping[str, Throttled]:
+    width = len(fields(Throttled))
+    starts = {name: FIRST_LIMIT_COUNT + width * number for number, name in enumerate(CLASSES)}
+    return MappingProxyType({name: Throttled(*words[start : start + width]) for name, start in starts.items()})
 
 
 def _per_opcode(words: tuple[int, ...], first: int) -> Mapping[int, int]:

@@ -65,7 +65,7 @@ class _Checker:
     problems: list[Problem] = field(default_factory=list)
 
     def table(self, kind: inspect.StructType, table: Mapping[str, Any], path: KeyPath) -> None:
-        known = {found.name: found.type for found in kind.fields}
+        known = {found.encode_name: found.type for found in kind.fields}
         for key, value in table.items():
             if key in known:
                 self.value(known[key], value, (*path, key))

@@ -11,9 +11,10 @@ from typing import Any
 
 from virtiofs_sandbox.policies.policy import Policy
 from virtiofs_sandbox.policies.problems import Origin, shown
-from virtiofs_sandbox.policies.share import IdMap, Share
+from virtiofs_sandbox.policies.share import IdMap, RequestLimits, Share
+from virtiofs_sandbox.policies.values import BYTE_UNITS
 
-TABLES = ("share", "cache", "identity", "paths", "sandbox", "worker")
+TABLES = ("share", "cache", "identity", "paths", "limits", "sandbox", "worker")
 _BARE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 
 
@@ -114,9 +115,26 @@ def _rest(share: Share) -> Iterable[_Said]:
     yield ("paths", "allow"), list(paths.allow), ""
     yield ("paths", "case"), paths.case.value, ""
     yield ("paths", "strict_links"), paths.strict_links, ""
+    yield from _limits(share.limits)
     yield ("sandbox", "minimum"), share.sandbox.minimum.value, ""
     yield ("sandbox", "seccomp"), share.sandbox.seccomp.value, ""
     yield ("worker", "queues"), share.queues, ""
+
+
+def _limits(limits: RequestLimits | None) -> Iterable[_Said]:
+    some = limits or RequestLimits()
+    for key, rate in (("read", some.read), ("write", some.write)):
+        yield ("limits", "requests", key), None if rate is None else byte_rate(rate), "no limit"
+    rates = (("read-ops", some.read_ops), ("write-ops", some.write_ops), ("metadata-ops", some.metadata_ops))
+    for key, rate in rates:
+        yield ("limits", "requests", key), None if rate is None else f"{rate}/s", "no limit"
+    for key, seconds in (("burst", some.burst), ("max-delay", some.max_delay)):
+        yield ("limits", "requests", key), None if limits is None else f"{round(seconds * 1000)}ms", "no limit"
+
+
+def byte_rate(rate: int) -> str:
+    """Bytes a second in the largest unit that says it exactly."""
+    return min((f"{rate // size}{unit}/s" for unit, size in BYTE_UNITS.items() if rate % size == 0), key=len)
 
 
 def _line(entry: Entry, *, origins: bool) -> list[str]:

@@ -255,6 +255,55 @@ class PathsTable(_Table, frozen=True):
     ] = UNSET
 
 
+def _byte_rate(says: str) -> Meta:
+    accepted = 'bytes a second with their unit, "16KiB/s" to "1TiB/s", as in "200MiB/s" (binary) or "200MB/s" (decimal)'
+    return _key(says, accepted, "no limit", parse=values.byte_rate)
+
+
+def _operation_rate(says: str) -> Meta:
+    return _key(
+        says,
+        'operations a second, as in "2000/s"',
+        "no limit",
+        parse=values.operation_rate,
+        pattern="^[0-9]{1,13}/s$",
+    )
+
+
+class RequestsTable(_Table, frozen=True, rename="kebab"):
+    """Most that the guest may ask of its worker, whatever file system is behind it."""
+
+    read: Annotated[str | UnsetType, _byte_rate("Bytes that are read in a second.")] = UNSET
+    write: Annotated[str | UnsetType, _byte_rate("Bytes that are written in a second.")] = UNSET
+    read_ops: Annotated[str | UnsetType, _operation_rate("Reads in a second.")] = UNSET
+    write_ops: Annotated[str | UnsetType, _operation_rate("Writes in a second.")] = UNSET
+    metadata_ops: Annotated[str | UnsetType, _operation_rate("All other operations in a second.")] = UNSET
+    burst: Annotated[
+        str | UnsetType,
+        _key(
+            "For how long each rate may be saved up: so much can come at once after a pause.",
+            'a duration, "1ms" to "1m"',
+            '"1s"',
+            parse=values.burst,
+        ),
+    ] = UNSET
+    max_delay: Annotated[
+        str | UnsetType,
+        _key(
+            "A request that waits longer is counted and logged. It waits on: the limit never gives way.",
+            'a duration, "1ms" to "24h"',
+            '"5s"',
+            parse=values.max_delay,
+        ),
+    ] = UNSET
+
+
+class LimitsTable(_Table, frozen=True):
+    """What the share may use up."""
+
+    requests: RequestsTable | UnsetType = UNSET
+
+
 class SandboxTable(_Table, frozen=True):
     """How much of the jail there must be."""
 
@@ -312,6 +361,7 @@ class Document(_Table, frozen=True):
     cache: CacheTable | UnsetType = UNSET
     identity: IdentityTable | UnsetType = UNSET
     paths: PathsTable | UnsetType = UNSET
+    limits: LimitsTable | UnsetType = UNSET
     sandbox: SandboxTable | UnsetType = UNSET
     worker: WorkerTable | UnsetType = UNSET
     site: SiteTable | UnsetType = UNSET
@@ -319,7 +369,12 @@ class Document(_Table, frozen=True):
 
 # Known, and refused by name until the mechanism behind it is there. A table's name stands for everything in it.
 RESERVED = {
-    "limits": "limits on requests, disk, memory, processes and open files",
+    "limits.disk": "limits on the disk behind the share",
+    "limits.group": "a budget that several shares draw from",
+    "limits.memory": "a limit on memory",
+    "limits.cpu": "a limit on processor time",
+    "limits.pids": "a limit on processes",
+    "limits.open_files": "a limit on open files",
     "share.posix_acl": "POSIX access control lists",
     "share.xattrmap": "other names for extended attributes",
     "share.security_label": "labels that guests give to new files",

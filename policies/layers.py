@@ -92,11 +92,11 @@ def flat(source: Source) -> dict[str, tuple[KeyPath, Any]]:
         if name in ("include", "site") or not isinstance(table, dict):
             continue
         for key, value in table.items():
-            if (name, key) != ("share", "socket"):
+            if (name, key) not in (("share", "socket"), ("limits", "requests")):
                 said[f"{name}.{key}"] = ((name, key), value)
             elif isinstance(value, dict):
-                said |= {f"share.socket.{part}": (("share", "socket", part), inner) for part, inner in value.items()}
-            else:
+                said |= {f"{name}.{key}.{part}": ((name, key, part), inner) for part, inner in value.items()}
+            elif key == "socket":
                 said["share.socket.path"] = (("share", "socket"), value)
     return said
 

@@ -15,8 +15,10 @@ from virtiofs_sandbox.policies.document import (
     ChildTable,
     Document,
     IdentityTable,
+    LimitsTable,
     PathsTable,
     RangeTable,
+    RequestsTable,
     SandboxTable,
     ShareTable,
     SocketTable,
@@ -37,6 +39,7 @@ from virtiofs_sandbox.policies.share import (
     IdMap,
     LogLevel,
     PathRules,
+    RequestLimits,
     Sandbox,
     SeccompAction,
     Share,
@@ -81,6 +84,7 @@ class _Settling:
         paths = self._paths(_or(document.paths, PathsTable()), children)
         identity = self._identity(_or(document.identity, IdentityTable()))
         sandbox = _or(document.sandbox, SandboxTable())
+        limits = self._limits(_or(_or(document.limits, LimitsTable()).requests, RequestsTable()))
         socket = self._socket(share, name)
         if self.problems:
             raise PolicyError(self.problems)
@@ -103,6 +107,7 @@ class _Settling:
                     minimum=Tier(_or(sandbox.minimum, Sandbox.minimum.value)),
                     seccomp=SeccompAction(_or(sandbox.seccomp, Sandbox.seccomp.value)),
                 ),
+                limits=limits,
             ),
             socket=socket,
             file=self.file,
@@ -205,6 +210,31 @@ class _Settling:
         except PatternError as error:
             self._report("paths.case", f"a pattern is none in small letters: {error}")
         return rules
+
+    def _limits(self, table: RequestsTable) -> RequestLimits | None:
+        bytes_of = [
+            None if isinstance(said, UnsetType) else values.byte_rate(said) for said in (table.read, table.write)
+        ]
+        of_operations = (table.read_ops, table.write_ops, table.metadata_ops)
+        operations = [None if isinstance(said, UnsetType) else values.operation_rate(said) for said in of_operations]
+        if all(rate is None for rate in (*bytes_of, *operations)):
+            for key, value in (("burst", table.burst), ("max-delay", table.max_delay)):
+                if value is not UNSET:
+                    self._report(f"limits.requests.{key}", "there is no rate that it could hold for; set one beside it")
+            return None
+        read, write = bytes_of
+        read_ops, write_ops, metadata_ops = operations
+        return RequestLimits(
+            read=read,
+            write=write,
+            read_ops=read_ops,
+            write_ops=write_ops,
+            metadata_ops=metadata_ops,
+            burst=RequestLimits.burst if isinstance(table.burst, UnsetType) else values.burst(table.burst),
+            max_delay=(
+                RequestLimits.max_delay if isinstance(table.max_delay, UnsetType) else values.max_delay(table.max_delay)
+            ),
+        )
 
     def _socket(self, share: ShareTable, name: str) -> Socket:
         # A path alone was made a table of one when the files were merged.

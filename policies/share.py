@@ -122,6 +122,22 @@ class Sandbox:
 
 
 @dataclass(frozen=True)
+class RequestLimits:
+    """Most that the guest may ask of its worker: bytes and operations a second, None where it may ask at will.
+
+    *burst*: for how long a rate may be saved up, in seconds. *max_delay*: a request that waits longer is told of.
+    """
+
+    read: int | None = None
+    write: int | None = None
+    read_ops: int | None = None
+    write_ops: int | None = None
+    metadata_ops: int | None = None
+    burst: float = 1.0
+    max_delay: float = 5.0
+
+
+@dataclass(frozen=True)
 class Child:
     """One directory of a tree share, seen as *name* in the share's root."""
 
@@ -153,6 +169,7 @@ class Share:
     paths: PathRules = PathRules()
     identity: Identity = Identity()
     sandbox: Sandbox = Sandbox()
+    limits: RequestLimits | None = None
 
     def __post_init__(self) -> None:
         check_tag(self.tag)

@@ -7,12 +7,30 @@ import os
 import pwd
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
 from virtiofs_sandbox.policies.patterns import PatternError, split
 from virtiofs_sandbox.policies.share import ShareError, check_tag
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h)", re.ASCII)
+_BYTE_RATE = re.compile(r"([0-9]{1,13}(?:\.[0-9]{1,3})?)(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)/s", re.ASCII)
+_OPERATION_RATE = re.compile(r"([0-9]{1,13})/s", re.ASCII)
+BYTE_UNITS = {
+    "B": 1,
+    "kB": 1000,
+    "KB": 1000,
+    "MB": 1000**2,
+    "GB": 1000**3,
+    "TB": 1000**4,
+    "KiB": 1 << 10,
+    "MiB": 1 << 20,
+    "GiB": 1 << 30,
+    "TiB": 1 << 40,
+}
+# The least a guest can be made to ask for at once is 64 KiB, which then takes four seconds.
+MIN_BYTE_RATE = 16 << 10
+MAX_RATE = 1 << 40
 _MILLISECONDS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 # What the cache modes metadata and always give by themselves.
 MAX_DURATION = 24 * 3600.0
@@ -98,6 +116,46 @@ def duration(text: str) -> float:
     if milliseconds / 1000 > MAX_DURATION:
         raise Refused(f'{quoted(text)} is too long; at most "24h" is accepted')
     return milliseconds / 1000
+
+
+def byte_rate(text: str) -> int:
+    """Bytes a second."""
+    found = _BYTE_RATE.fullmatch(text)
+    if found is None:
+        raise Refused(f'{quoted(text)} is no rate; a number with its unit is accepted, as in "200MiB/s" or "1.5GB/s"')
+    amount = Decimal(found[1]) * BYTE_UNITS[found[2]]
+    if amount != int(amount):
+        raise Refused(f"{quoted(text)} is no whole number of bytes")
+    return _rate(text, int(amount), MIN_BYTE_RATE, '"16KiB/s" to "1TiB/s"')
+
+
+def operation_rate(text: str) -> int:
+    """Operations a second."""
+    found = _OPERATION_RATE.fullmatch(text)
+    if found is None:
+        raise Refused(f'{quoted(text)} is no rate of operations; a whole number with /s is accepted, as in "2000/s"')
+    return _rate(text, int(found[1]), 1, f'"1/s" to "{MAX_RATE}/s"')
+
+
+def _rate(text: str, rate: int, lowest: int, accepted: str) -> int:
+    if not lowest <= rate <= MAX_RATE:
+        raise Refused(f"{quoted(text)} is out of range; {accepted} is accepted, and the key left out means no limit")
+    return rate
+
+
+def burst(text: str) -> float:
+    return _within(text, 0.001, 60.0, '"1ms" to "1m"')
+
+
+def max_delay(text: str) -> float:
+    return _within(text, 0.001, MAX_DURATION, '"1ms" to "24h"')
+
+
+def _within(text: str, shortest: float, longest: float, accepted: str) -> float:
+    seconds = duration(text)
+    if not shortest <= seconds <= longest:
+        raise Refused(f"{quoted(text)} is out of range; {accepted} is accepted")
+    return seconds
 
 
 def between(lowest: int, highest: int) -> Callable[[int], int]:

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from virtiofs_sandbox.confine.limits import worker_limits
 from virtiofs_sandbox.confine.rules import literal, worker_rules
-from virtiofs_sandbox.ipc.config import ConfigError, LiveSettings, Rules, encode_settings
-from virtiofs_sandbox.policies.share import Child, Share
+from virtiofs_sandbox.ipc.config import RATES, ConfigError, Limits, LiveSettings, Rules, encode_settings
+from virtiofs_sandbox.policies.share import Child, RequestLimits, Share
 
 
 class Reach(enum.Enum):
@@ -37,6 +38,7 @@ REACH: Mapping[str, Reach] = MappingProxyType(
         "tag": Reach.NONE,
         "log_level": Reach.SETTINGS,
         "paths": Reach.SETTINGS,
+        "limits": Reach.SETTINGS,
         "children": Reach.MOUNTS,
         # The mount, Landlock's rule on it, capabilities and id maps are made once.
         "source": Reach.JAIL,
@@ -92,11 +94,11 @@ def live_settings(jail: Share, new: Share, leaving: Iterable[str]) -> LiveSettin
 
     *leaving* are the names of children that are about to be detached, or that cannot be: they are hidden.
     """
-    share = dataclasses.replace(jail, paths=new.paths, log_level=new.log_level)
+    share = dataclasses.replace(jail, paths=new.paths, limits=new.limits, log_level=new.log_level)
     if jail.children and new.children:
         paths = dataclasses.replace(new.paths, hide=new.paths.hide + tuple(map(literal, leaving)))
         share = dataclasses.replace(share, paths=paths, children=new.children)
-    return LiveSettings(rules=worker_rules(share), log_level=share.log_level.value)
+    return LiveSettings(rules=worker_rules(share), limits=worker_limits(share.limits), log_level=share.log_level.value)
 
 
 def is_stricter(old: Rules, new: Rules) -> bool:
@@ -110,8 +112,22 @@ def is_stricter(old: Rules, new: Rules) -> bool:
     )
 
 
+def is_lower(old: Limits | None, new: Limits | None) -> bool:
+    """Whether *new* may hold back what *old* let through."""
+    if new is None:
+        return False
+    return any(
+        lower is not None and (held is None or lower < held)
+        for held, lower in (
+            (None if old is None else getattr(old, name), getattr(new, name)) for name in (*RATES, "burst_ms")
+        )
+    )
+
+
 def _words(field: str, before: object, after: object) -> Iterator[str]:
     """*before* and *after* differ."""
+    if isinstance(before, RequestLimits) or isinstance(after, RequestLimits):
+        before, after = before or RequestLimits(), after or RequestLimits()
     if isinstance(before, tuple) and isinstance(after, tuple):
         yield from _set_words(field, before, after)
     elif dataclasses.is_dataclass(before) and not isinstance(before, type):

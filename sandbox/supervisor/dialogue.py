@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from virtiofs_sandbox.ipc.config import LiveSettings
 from virtiofs_sandbox.ipc.messages import Message
-from virtiofs_sandbox.supervisor.changes import is_stricter
+from virtiofs_sandbox.supervisor.changes import is_lower, is_stricter
 
 # Linux, include/linux/err.h: no system call fails with more.
 MAX_ERRNO = 4095
@@ -73,4 +73,7 @@ class Dialogue:
     def may_forbid_less_than(self, wanted: LiveSettings) -> bool:
         """Whether the worker may still allow what *wanted* forbids: settings without an answer may hold or not."""
         possible = [self.held, *(told.settings for told in self._unanswered)]
-        return any(is_stricter(settings.rules, wanted.rules) for settings in possible)
+        return any(
+            is_stricter(settings.rules, wanted.rules) or is_lower(settings.limits, wanted.limits)
+            for settings in possible
+        )

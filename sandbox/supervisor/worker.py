@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from virtiofs_sandbox.confine import LaunchPlan
+from virtiofs_sandbox.confine.limits import worker_limits
 from virtiofs_sandbox.confine.plan import MountChange
 from virtiofs_sandbox.confine.rules import worker_rules
 from virtiofs_sandbox.ipc.config import Filters, LiveSettings, WorkerConfig, encode_config, encode_settings
@@ -267,6 +268,7 @@ async def launch_worker(terms: Terms, generation: int, launcher: JailLauncher) -
             tree=bool(share.children),
             rules=worker_rules(share),
             filters=_filters(plan),
+            limits=worker_limits(share.limits),
             queues=share.queues,
             log_level=share.log_level.value,
         )

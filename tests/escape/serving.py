@@ -43,6 +43,7 @@ def document(plan: LaunchPlan, rules: Rules = Rules(), *, tree: bool = False) ->
         tree=tree,
         rules=rules,
         filters=Filters.of_programs(programs.keeper, programs.control, programs.queue) if programs else None,
+        limits=None,
         queues=2,
         log_level="debug",
     )
@@ -93,7 +94,7 @@ def _replace_memory(guest: FrontEnd) -> None:
 def _hide_a_file(guest: FrontEnd, control: socket.socket) -> None:
     """Live settings close what is open of a file that they hide."""
     guest.open(guest.lookup(b"file").node)
-    settings = LiveSettings(rules=Rules(hide=("file",)), log_level="debug")
+    settings = LiveSettings(rules=Rules(hide=("file",)), limits=None, log_level="debug")
     with sealed_document("settings", encode_settings(settings)) as memfd:
         message = messages.encode(Message(Kind.SETTINGS, GENERATION, a=1))
         socket.send_fds(control, [message], [memfd.fileno()])

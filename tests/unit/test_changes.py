@@ -17,11 +17,21 @@ from virtiofs_sandbox.policies.share import (
     IdMap,
     LogLevel,
     PathRules,
+    RequestLimits,
     Share,
     Tier,
 )
 from virtiofs_sandbox.policies.share import Sandbox as SandboxPolicy
-from virtiofs_sandbox.supervisor.changes import REACH, Change, Reach, changes, is_stricter, live_settings, refusal
+from virtiofs_sandbox.supervisor.changes import (
+    REACH,
+    Change,
+    Reach,
+    changes,
+    is_lower,
+    is_stricter,
+    live_settings,
+    refusal,
+)
 
 SHARE = Share(name="data", source=Path("/srv/data"), tag="data")
 TREE = Share(
@@ -51,6 +61,7 @@ def test_nothing_changed_is_no_change() -> None:
         ({"log_level": LogLevel.DEBUG}, Reach.SETTINGS, "log_level info -> debug"),
         ({"paths": PathRules(hide=("**/.env",))}, Reach.SETTINGS, "paths.hide gains '**/.env'"),
         ({"paths": PathRules(strict_links=True)}, Reach.SETTINGS, "paths.strict_links off -> on"),
+        ({"limits": RequestLimits(read=1 << 20)}, Reach.SETTINGS, "limits.read default -> 1048576"),
         ({"source": Path("/srv/other")}, Reach.JAIL, "source /srv/data -> /srv/other"),
         ({"access": Access.READ_ONLY}, Reach.JAIL, "access read-write -> read-only"),
         ({"cache": CacheMode.NEVER}, Reach.JAIL, "cache auto -> never"),
@@ -148,3 +159,23 @@ def test_the_same_rules_are_never_stricter(rules: Rules) -> None:
 def test_rules_that_only_open_up_are_not_stricter() -> None:
     assert not is_stricter(Rules(hide=("a",), readonly=("b",), allow=("c",), strict_links=True), Rules())
     assert not is_stricter(Rules(allow=("c",)), Rules(allow=("c", "d")))
+
+
+def test_limits_reach_the_running_worker() -> None:
+    limited = dataclasses.replace(SHARE, limits=RequestLimits(write=1 << 20, metadata_ops=7, burst=0.5))
+    told = live_settings(SHARE, limited, ()).limits
+    assert told is not None
+    assert (told.write, told.read, told.metadata_ops, told.burst_ms, told.max_delay_ms) == (1 << 20, None, 7, 500, 5000)
+    assert live_settings(limited, SHARE, ()).limits is None
+    lifted = only(limited, SHARE)
+    assert lifted.words.startswith("limits.write 1048576 -> default; limits.metadata_ops 7 -> default; limits.burst")
+
+
+def test_any_rate_that_is_new_or_smaller_makes_limits_lower() -> None:
+    some = live_settings(SHARE, dataclasses.replace(SHARE, limits=RequestLimits(read=1 << 20)), ()).limits
+    smaller = live_settings(SHARE, dataclasses.replace(SHARE, limits=RequestLimits(read=1 << 19)), ()).limits
+    assert is_lower(None, some)
+    assert is_lower(some, smaller)
+    assert not is_lower(smaller, some)
+    assert not is_lower(some, some)
+    assert not is_lower(some, None)

@@ -26,6 +26,15 @@ DOCUMENT: dict[str, Any] = {
     "tree": False,
     "rules": {"hide": ["**/.env"], "readonly": [], "allow": [], "case": "sensitive", "strict_links": False},
     "filters": {"keeper": [], "control": [6], "queue": [2**64 - 1]},
+    "limits": {
+        "read": 2**40,
+        "write": 1,
+        "read_ops": None,
+        "write_ops": 7,
+        "metadata_ops": None,
+        "burst_ms": 1000,
+        "max_delay_ms": 5000,
+    },
     "queues": 4,
     "log_level": "info",
 }

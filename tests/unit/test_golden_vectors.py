@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.resources
 import json
 from typing import Any
@@ -53,6 +54,13 @@ def test_the_statistics_page_has_the_recorded_layout() -> None:
         key: vector["index"] for key, vector in recorded.items() if "value" not in vector and "count" not in vector
     }
     assert single == dict(stats.INDEXES)
-    assert {vector["count"] for vector in VECTORS["stats"] if "count" in vector} == {stats.OPCODES}
+    counts = {key: vector["count"] for key, vector in recorded.items() if "count" in vector}
+    of_limits = len(stats.CLASSES) * len(dataclasses.fields(stats.Throttled))
+    assert counts == {
+        "requests_by_opcode": stats.OPCODES,
+        "errors_by_opcode": stats.OPCODES,
+        "limits_by_class": of_limits,
+    }
     assert recorded["requests_by_opcode"]["index"] == stats.FIRST_REQUEST_COUNT
     assert recorded["errors_by_opcode"]["index"] == stats.FIRST_ERROR_COUNT
+    assert recorded["limits_by_class"]["index"] == stats.FIRST_LIMIT_COUNT

@@ -42,7 +42,7 @@ def table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 def keys(kind: inspect.StructType, above: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every key below *kind*, dotted, with its texts; the keys of a table that may stand for a value come after it."""
     for found in kind.fields:
-        dotted = f"{above}{found.name}"
+        dotted = f"{above}{found.encode_name}"
         if isinstance(found.type, inspect.StructType):
             yield from keys(found.type, f"{dotted}.")
             continue

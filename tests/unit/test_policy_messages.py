@@ -184,6 +184,30 @@ VALUES = [
     single("an unknown unit", f'{SHARE}[cache]\ntimeout = "5 parsecs"\n'),
     single("a duration too fine", f'{SHARE}[cache]\ntimeout = "0.5ms"\n'),
     single("a duration too long", f'{SHARE}[cache]\ntimeout = "25h"\n'),
+    single("rates of nothing and without a time", f'{SHARE}[limits.requests]\nread = "200MiB"\nwrite = "0MiB/s"\n'),
+    *(
+        single(f"a rate: {key} = {value}", f"{SHARE}[limits.requests]\n{key} = {value}\n")
+        for key, value in [
+            ("read", '"-1MiB/s"'),
+            ("read", '"1mb/s"'),
+            ("write", '"2TiB/s"'),
+            ("write", '"15KiB/s"'),
+            ("write", '"16384.5B/s"'),
+            ("read", "1000000"),
+            ("read-ops", '"0/s"'),
+            ("write-ops", '"10MiB/s"'),
+            ("metadata-ops", '"1.5/s"'),
+            ("metadata-ops", '"9999999999999/s"'),
+            ("metadata_ops", '"1/s"'),
+            ("burst", '"0s"'),
+            ("burst", '"61s"'),
+            ("max-delay", '"0ms"'),
+            ("max-delay", '"forever"'),
+        ]
+    ),
+    single("limits without a rate", f'{SHARE}[limits.requests]\nburst = "1s"\nmax-delay = "1s"\n'),
+    single("text for a table", f'{SHARE}[limits]\nrequests = "200MiB/s"\n'),
+    single("a rate beside the table for it", f'{SHARE}[limits]\nread = "200MiB/s"\n'),
     single("no owner", f'{SHARE}[identity]\nmap = "squash"\nowner = "1000"\n'),
     single("no such user", f'{SHARE}[identity]\nmap = "squash"\nowner = "no such user:0"\n'),
     single("an owner out of range", f'{SHARE}[identity]\nmap = "squash"\nowner = "4294967295:99999999999"\n'),
@@ -227,7 +251,11 @@ VALUES += [
 ]
 
 RESERVED = [
-    single("known but not yet: a table", f'{SHARE}[limits.requests]\nread = "200MiB/s"\n'),
+    single(
+        "known but not yet: tables",
+        f'{SHARE}[limits.disk]\nread = "200MiB/s"\n[limits.group]\nname = "g"\n[limits.memory]\nmax = "1GiB"\n'
+        "[limits.cpu]\nmax = 1\n[limits.pids]\nmax = 9\n",
+    ),
     single(
         "known but not yet: keys",
         f"{SHARE}posix_acl = true\nxattrmap = []\nmax_clients = 2\n[cache]\ndirect_io = true\n"

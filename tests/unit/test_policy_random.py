@@ -60,7 +60,7 @@ def words_of(kind: inspect.Type) -> set[str]:
     if isinstance(kind, inspect.UnionType):
         return {word for choice in kind.types for word in words_of(choice)}
     if isinstance(kind, inspect.StructType):
-        return {word for field in kind.fields for word in {field.name, *words_of(field.type)}}
+        return {word for field in kind.fields for word in {field.encode_name, *words_of(field.type)}}
     return set(map(str, kind.values)) if isinstance(kind, inspect.LiteralType) else set()
 
 
@@ -141,6 +141,21 @@ IDENTITY = st.one_of(
         },
     ),
 )
+BYTE_RATES = st.tuples(st.integers(17, 1000), st.sampled_from(["kB", "MB", "GB", "KiB", "MiB", "GiB"])).map(
+    lambda rate: f"{rate[0]}{rate[1]}/s"
+) | st.integers(16384, 2**40).map("{}B/s".format)
+OPERATION_RATES = st.integers(1, 2**40).map("{}/s".format)
+REQUESTS = st.fixed_dictionaries(
+    {"read-ops": OPERATION_RATES},
+    optional={
+        "read": BYTE_RATES,
+        "write": BYTE_RATES,
+        "write-ops": OPERATION_RATES,
+        "metadata-ops": OPERATION_RATES,
+        "burst": st.integers(1, 60_000).map("{}ms".format),
+        "max-delay": st.integers(1, 86_400).map("{}s".format),
+    },
+)
 GOOD = st.fixed_dictionaries(
     {"share": SHARE},
     optional={
@@ -153,6 +168,7 @@ GOOD = st.fixed_dictionaries(
             case=st.sampled_from(["sensitive", "insensitive"]),
             strict_links=FLAGS,
         ),
+        "limits": optional(requests=REQUESTS),
         "sandbox": optional(
             minimum=st.sampled_from(["full", "userns", "bare"]), seccomp=st.sampled_from(["errno", "kill", "log"])
         ),
@@ -176,7 +192,9 @@ def test_every_value_shown_has_its_line_or_is_a_default(directory: Path, tables:
     text = document(tables)
     policy = loaded(directory, text)
     lines = text.splitlines()
-    said = {f"{table}.{key}" for table, keys in tables.items() for key in keys if key not in ("socket", "tree")}
+    said = {
+        f"{table}.{key}" for table, keys in tables.items() for key in keys if key not in ("socket", "tree", "requests")
+    }
     shown = {entry.dotted: entry for entry in entries(policy)}
     assert said <= set(shown)
     for key in said:

@@ -8,7 +8,7 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 from virtiofs_sandbox.ipc.memfds import STATISTICS_BYTES, fixed_memory
-from virtiofs_sandbox.ipc.stats import INDEXES, MAGIC, read_statistics
+from virtiofs_sandbox.ipc.stats import INDEXES, MAGIC, Throttled, read_statistics
 
 
 def page_of(words: dict[int, int]) -> bytes:
@@ -19,13 +19,20 @@ def page_of(words: dict[int, int]) -> bytes:
 
 
 def test_every_counter_stands_at_its_documented_index() -> None:
-    assert list(INDEXES.values()) == list(range(2, 17))
-    words = {0: MAGIC, 1: 1, **{index: 1000 + index for index in range(2, 17)}, 32 + 15: 7, 96 + 3: 2**64 - 1}
+    assert list(INDEXES.values()) == list(range(2, 18))
+    words = {0: MAGIC, 1: 1, **{index: 1000 + index for index in range(2, 18)}, 32 + 15: 7, 96 + 3: 2**64 - 1}
+    words |= {160 + word: 2000 + word for word in range(12)}
     with fixed_memory("page", STATISTICS_BYTES) as page:
         os.pwrite(page.fileno(), page_of(words), 0)
         statistics = read_statistics(page.fileno())
     assert statistics is not None
     assert (statistics.generation, statistics.requests, statistics.oldest_start) == (1002, 1004, 1016)
+    assert statistics.overdue == 1017
+    assert statistics.throttled == {
+        "read": Throttled(2000, 2001, 2002, 2003),
+        "write": Throttled(2004, 2005, 2006, 2007),
+        "metadata": Throttled(2008, 2009, 2010, 2011),
+    }
     assert dict(statistics.requests_by_opcode) == {15: 7}
     assert dict(statistics.errors_by_opcode) == {3: 2**64 - 1}
 

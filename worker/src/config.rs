@@ -14,6 +14,10 @@ pub const VERSION: u32 = 2;
 pub const MAX_BYTES: u64 = 256 * 1024;
 pub const MAX_TAG_BYTES: usize = 36;
 pub const MAX_QUEUES: u16 = 8;
+/// A tebibyte a second.
+pub const MAX_RATE: u64 = 1 << 40;
+pub const MAX_BURST_MS: u32 = 60_000;
+pub const MAX_DELAY_MS: u32 = 86_400_000;
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
@@ -74,6 +78,42 @@ pub struct Rules {
     pub strict_links: bool,
 }
 
+/// Most that a share may ask of its worker: bytes and operations a second, by class (docs/limits.md).
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    #[serde(deserialize_with = "present")]
+    pub read: Option<u64>,
+    #[serde(deserialize_with = "present")]
+    pub write: Option<u64>,
+    #[serde(deserialize_with = "present")]
+    pub read_ops: Option<u64>,
+    #[serde(deserialize_with = "present")]
+    pub write_ops: Option<u64>,
+    #[serde(deserialize_with = "present")]
+    pub metadata_ops: Option<u64>,
+    /// How long each rate may be saved up for.
+    pub burst_ms: u32,
+    /// A longer wait is told of.
+    pub max_delay_ms: u32,
+}
+
+impl Limits {
+    fn check(&self) -> Result<(), ConfigError> {
+        let rates = [self.read, self.write, self.read_ops, self.write_ops, self.metadata_ops];
+        if rates.into_iter().flatten().any(|rate| rate == 0 || rate > MAX_RATE) {
+            return Err(ConfigError::Limit("a rate", MAX_RATE));
+        }
+        if self.burst_ms == 0 || self.burst_ms > MAX_BURST_MS {
+            return Err(ConfigError::Limit("burst_ms", MAX_BURST_MS.into()));
+        }
+        if self.max_delay_ms == 0 || self.max_delay_ms > MAX_DELAY_MS {
+            return Err(ConfigError::Limit("max_delay_ms", MAX_DELAY_MS.into()));
+        }
+        Ok(())
+    }
+}
+
 /// The second, tighter seccomp program of each role: one little-endian u64 per `struct sock_filter`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
@@ -115,6 +155,8 @@ pub struct Config {
     pub rules: Rules,
     #[serde(deserialize_with = "present")]
     pub filters: Option<Filters>,
+    #[serde(deserialize_with = "present")]
+    pub limits: Option<Limits>,
     pub queues: u16,
     pub log_level: LogLevel,
 }
@@ -129,6 +171,8 @@ fn present<'d, D: Deserializer<'d>, T: Deserialize<'d>>(deserializer: D) -> Resu
 #[serde(deny_unknown_fields)]
 pub struct LiveSettings {
     pub rules: Rules,
+    #[serde(deserialize_with = "present")]
+    pub limits: Option<Limits>,
     pub log_level: LogLevel,
 }
 
@@ -140,6 +184,7 @@ pub enum ConfigError {
     Version(u32),
     Tag(usize),
     Queues(u16),
+    Limit(&'static str, u64),
     Pattern(PatternError),
 }
 
@@ -152,6 +197,9 @@ impl fmt::Display for ConfigError {
             Self::Version(version) => write!(f, "configuration: version {version}, this worker knows {VERSION}"),
             Self::Tag(bytes) => write!(f, "configuration: tag has {bytes} bytes, 1 to {MAX_TAG_BYTES} fit"),
             Self::Queues(queues) => write!(f, "configuration: {queues} queues, 1 to {MAX_QUEUES} are possible"),
+            Self::Limit(what, most) => {
+                write!(f, "configuration: limits: {what} is out of range, 1 to {most} is possible")
+            }
             Self::Pattern(error) => write!(f, "configuration: {error}"),
         }
     }
@@ -172,6 +220,7 @@ impl Config {
         if config.queues == 0 || config.queues > MAX_QUEUES {
             return Err(ConfigError::Queues(config.queues));
         }
+        config.limits.as_ref().map_or(Ok(()), Limits::check)?;
         rules::Rules::compile(&config.rules).map_err(ConfigError::Pattern)?;
         Ok(config)
     }
@@ -186,6 +235,7 @@ impl LiveSettings {
     /// Parses and checks a document; its patterns come compiled.
     pub fn parse(document: &[u8]) -> Result<(Self, rules::Rules), ConfigError> {
         let settings: Self = serde_json::from_slice(document).map_err(ConfigError::Parse)?;
+        settings.limits.as_ref().map_or(Ok(()), Limits::check)?;
         let rules = rules::Rules::compile(&settings.rules).map_err(ConfigError::Pattern)?;
         Ok((settings, rules))
     }

@@ -3,7 +3,7 @@
 //! `keeper` starts, `inherited` checks the descriptors, `confine` tightens the worker, `control` runs its main thread
 //! and takes over new `settings`.
 //! `session` speaks vhost-user with the monitor, `memory` maps what it sends, `queue` turns rings into requests for `fs`.
-//! `fs` answers them under the `rules` of the share, `fuse` is their wire format, `journal` the arena that holds its tables.
+//! `limit` says when each may run, `fs` answers them under the `rules` of the share, `fuse` is their wire format, `journal` the arena that holds its tables.
 
 pub mod buffers;
 pub mod config;
@@ -15,6 +15,7 @@ pub mod inherited;
 pub mod ipc;
 pub mod journal;
 pub mod keeper;
+pub mod limit;
 pub mod log;
 pub mod memory;
 pub mod notify;

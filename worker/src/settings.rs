@@ -9,6 +9,7 @@ use crate::config::{ConfigError, LiveSettings};
 use crate::inherited::is_frozen;
 use crate::ipc::{Kind, Message};
 use crate::log;
+use crate::queue::inflight::monotonic;
 use crate::rules::Rules;
 use crate::session::Device;
 
@@ -70,7 +71,8 @@ impl Settings {
                 Err(refused) => done.push(refuse(generation, serial, &refused)),
                 Ok((settings, rules)) => {
                     log::set_level(settings.log_level);
-                    if device.server.adopt(rules) {
+                    let limited = device.server.limiter().replace(settings.limits, monotonic());
+                    if device.server.adopt(rules) || limited {
                         device.queues.iter().for_each(crate::queue::Queue::call_by);
                         self.settling = Some(serial);
                     } else {

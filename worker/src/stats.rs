@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::limit::Class;
+
 pub const PAGE_BYTES: usize = 4096;
 pub const MAGIC: u64 = u64::from_le_bytes(*b"VFSTATS1");
 pub const LAYOUT_VERSION: u64 = 1;
@@ -31,11 +33,15 @@ pub enum Counter {
     Descriptors = 14,
     LogDropped = 15,
     OldestStart = 16,
+    Overdue = 17,
 }
 
 const REQUESTS_BY_OPCODE: usize = 32;
 const ERRORS_BY_OPCODE: usize = 96;
 const OPCODES: usize = 64;
+/// For each class of limits: admitted, delayed, nanoseconds delayed, bytes.
+pub const LIMITS_BY_CLASS: usize = 160;
+const LIMIT_WORDS: usize = 4;
 const WORDS: usize = PAGE_BYTES / 8;
 
 /// The page, mapped shared. Lives as long as the process: it is never unmapped.
@@ -92,6 +98,14 @@ impl Stats {
 
     pub fn get(&self, counter: Counter) -> u64 {
         self.words[counter as usize].load(Ordering::Relaxed)
+    }
+
+    /// Counts one request that a limit has let in: *moved* bytes, after *waited* nanoseconds.
+    pub fn admitted(&self, class: Class, moved: u64, waited: u64) {
+        let first = LIMITS_BY_CLASS + LIMIT_WORDS * class as usize;
+        for (word, amount) in [1, u64::from(waited > 0), waited, moved].into_iter().enumerate() {
+            self.words[first + word].fetch_add(amount, Ordering::Relaxed);
+        }
     }
 
     /// Counts one finished request: its opcode and, unless *errno* is 0, its error.

@@ -19,7 +19,7 @@ const ROOT: u64 = 1;
 fn settings(hide: &str, readonly: &str, level: &str) -> OwnedFd {
     let document = format!(
         r#"{{"rules": {{"hide": [{hide}], "readonly": [{readonly}], "allow": [], "case": "sensitive",
-             "strict_links": false}}, "log_level": "{level}"}}"#
+             "strict_links": false}}, "limits": null, "log_level": "{level}"}}"#
     );
     memfd(document.as_bytes(), true)
 }

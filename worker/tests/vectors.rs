@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use virtiofs_worker::config::Config;
 use virtiofs_worker::ipc::Message;
-use virtiofs_worker::stats::{Counter, LAYOUT_VERSION, MAGIC};
+use virtiofs_worker::stats::{Counter, LAYOUT_VERSION, LIMITS_BY_CLASS, MAGIC};
 
 fn vectors(name: &str) -> Vec<Value> {
     let text = include_str!("../../ipc/vectors.json");
@@ -68,12 +68,15 @@ fn counters_lie_where_the_vectors_say() {
         ("descriptors", Counter::Descriptors),
         ("log_dropped", Counter::LogDropped),
         ("oldest_start", Counter::OldestStart),
+        ("overdue", Counter::Overdue),
     ];
     let vectors = vectors("stats");
     for (name, counter) in counters {
         let vector = vectors.iter().find(|vector| vector["name"] == name).expect("a vector");
         assert_eq!(vector["index"].as_u64(), Some(counter as u64), "{name}");
     }
+    let limits = vectors.iter().find(|vector| vector["name"] == "limits_by_class").expect("a vector");
+    assert_eq!(limits["index"].as_u64(), Some(LIMITS_BY_CLASS as u64));
     assert_eq!(vectors[0]["value"].as_u64(), Some(MAGIC));
     assert_eq!(vectors[1]["value"].as_u64(), Some(LAYOUT_VERSION));
 }

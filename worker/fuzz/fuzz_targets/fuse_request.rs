@@ -10,7 +10,10 @@ use std::cell::RefCell;
 
 use fs_guest::{config, ruled, rules, Guest, World, ALL_FLAGS};
 use libfuzzer_sys::fuzz_target;
-use virtiofs_worker::fs::Served;
+use virtiofs_worker::buffers::Buffers;
+use virtiofs_worker::fs::{Served, MAX_WRITE};
+use virtiofs_worker::fuse::Header;
+use virtiofs_worker::limit::Cost;
 
 const HEADER_BYTES: usize = 40;
 /// Opcode, node and body length of one request in the input.
@@ -38,6 +41,14 @@ fuzz_target!(|bytes: &[u8]| {
     });
 });
 
+/// What a limit would charge for the request is no more than one can move.
+fn price(request: &mut [u8]) {
+    let request = Buffers::of(request);
+    let header = Header::read(&request).expect("a header");
+    let cost = Cost::of(&header, &request, &Buffers::new());
+    assert!(cost.is_none_or(|cost| cost.bytes <= u64::from(MAX_WRITE)));
+}
+
 fn serve(guest: &mut Guest, bytes: &[u8]) {
     let mut rest = bytes;
     while let Some((prefix, following)) = rest.split_first_chunk::<PREFIX_BYTES>() {
@@ -46,8 +57,9 @@ fn serve(guest: &mut Guest, bytes: &[u8]) {
         // DESTROY and INIT end a session; the interesting requests are those inside one.
         let opcode = u32::from(prefix[0] & 63);
         if opcode != 38 && opcode != 26 {
-            let request = guest.request(opcode, u64::from(prefix[1]), body);
+            let mut request = guest.request(opcode, u64::from(prefix[1]), body);
             assert!(request.len() >= HEADER_BYTES);
+            price(&mut request);
             if let (Served::Reply(written), reply) = guest.raw(request, ROOM) {
                 assert!((16..=ROOM).contains(&(written as usize)));
                 assert_eq!(u32::from_le_bytes([reply[0], reply[1], reply[2], reply[3]]), written);

@@ -65,6 +65,7 @@ impl Server {
             unsafe { host::read_vectored(file.fd(), ranges, offset.saturating_add(done as i64)) }
         })?;
         self.stats.add(Counter::BytesRead, count as u64);
+        work.moved = count as u64;
         Ok(Answer::InPlace(count))
     }
 
@@ -86,6 +87,7 @@ impl Server {
             write_at(file.fd(), ranges, offset.saturating_add(done as i64), append)
         })?;
         self.stats.add(Counter::BytesWritten, count as u64);
+        work.moved = count as u64;
         work.out.u32(count as u32);
         work.out.u32(0);
         Ok(Answer::Encoded)

@@ -52,6 +52,8 @@ use crate::fuse::abi::OUT_HEADER_BYTES;
 use crate::fuse::request::Fields;
 use crate::fuse::{reply, Encoder, Header, Malformed, Opcode};
 use crate::journal::Arena;
+use crate::limit::Limiter;
+use crate::queue::inflight::monotonic;
 use crate::rules::Rules;
 use crate::stats::{Counter, Stats};
 use credentials::Credentials;
@@ -60,7 +62,8 @@ use failure::{exclusive, refuse, Failure};
 use handles::Handles;
 use inodes::Inodes;
 use law::{InForce, Law, TakenUp};
-use session::{Greeting, Session};
+pub use session::MAX_WRITE;
+use session::{Greeting, Most, Session};
 use shape::{copy_body, is_xattr, least_reply, Deed};
 use stat::Stat;
 
@@ -88,6 +91,7 @@ pub struct Server {
     unmapped: Unmapped,
     attribute_calls: Attributes,
     law: InForce,
+    limiter: Limiter,
     root: Arc<Descriptor>,
     proc: OwnedFd,
     session: Session,
@@ -109,6 +113,18 @@ pub struct ThreadState {
     work: Work,
 }
 
+impl ThreadState {
+    /// Requests come from a ring of *entries* entries from now on.
+    pub fn comes_from(&mut self, entries: u16) {
+        self.work.ring = entries;
+    }
+
+    /// Bytes of files that the last request has moved.
+    pub fn moved(&self) -> u64 {
+        self.work.moved
+    }
+}
+
 /// What an operation may scribble on.
 struct Work {
     out: Encoder,
@@ -116,6 +132,10 @@ struct Work {
     values: xattr::Values,
     entries: directory::Entries,
     credentials: Credentials,
+    /// Bytes of files that the request has moved.
+    moved: u64,
+    /// Entries of the ring that requests come from.
+    ring: u16,
 }
 
 /// A request as its operation sees it: a private copy of the fixed part, and the guest's memory for bulk data.
@@ -176,6 +196,7 @@ impl Server {
             unmapped: config.unmapped,
             attribute_calls: config.attributes,
             law: InForce::new(rules, config.tree),
+            limiter: Limiter::new(config.limits.clone(), monotonic(), stats),
             proc,
             session: Session::new(config),
             budget: Budget::new(host::descriptor_limit(), stats),
@@ -200,6 +221,8 @@ impl Server {
                 values: xattr::Values::default(),
                 entries: directory::Entries::default(),
                 credentials: Credentials::of_this_thread(self.ids, self.unmapped),
+                moved: 0,
+                ring: 0,
             },
         }
     }
@@ -212,17 +235,29 @@ impl Server {
             self.stats.add(Counter::Malformed, 1);
             return Served::Silent;
         };
+        self.serve_as(&header, state, request, reply)
+    }
+
+    /// As [`Self::serve`], by a header that was read before: the one in *request* may have become another.
+    pub fn serve_as(
+        &self,
+        header: &Header,
+        state: &mut ThreadState,
+        request: &Buffers<'_>,
+        reply: &Buffers<'_>,
+    ) -> Served {
         let opcode = Opcode::from_number(header.opcode);
         let has_reply = !matches!(opcode, Some(Opcode::Forget | Opcode::BatchForget | Opcode::Interrupt));
         state.work.out.clear();
+        state.work.moved = 0;
         self.law.refresh(&mut state.law);
-        let outcome = match copy_body(&header, opcode, request, &mut state.body) {
+        let outcome = match copy_body(header, opcode, request, &mut state.body) {
             Err(malformed) => Err(malformed.into()),
             Ok(()) if has_reply && reply.len() < OUT_HEADER_BYTES + opcode.map_or(0, least_reply) => {
                 Err(Malformed("no room for the reply").into())
             }
             Ok(()) => {
-                let call = Call { law: state.law.law(), header: &header, body: &state.body, request, reply };
+                let call = Call { law: state.law.law(), header, body: &state.body, request, reply };
                 self.dispatch(opcode, &call, &mut state.work)
             }
         };
@@ -252,6 +287,11 @@ impl Server {
         if let Ok(stat) = Stat::of_fd(self.root.as_fd()) {
             self.inodes(|inodes| inodes.reset(Arc::clone(&self.root), &stat));
         }
+    }
+
+    /// What the share may ask of its worker in a second.
+    pub fn limiter(&self) -> &Limiter {
+        &self.limiter
     }
 
     /// Puts *rules* in force for every request that begins from now on; false when they are in force already.
@@ -334,7 +374,8 @@ impl Server {
     }
 
     fn init(&self, call: &Call<'_, '_>, work: &mut Work) -> Outcome {
-        let greeting = self.session.greet(call.body, &mut work.out)?;
+        let most = Most::under(&self.limiter, work.ring);
+        let greeting = self.session.greet(call.body, most, &mut work.out)?;
         if let Greeting::Mounted { minor, flags } = greeting {
             self.reset();
             self.session.start(flags);

@@ -201,7 +201,7 @@ mod tests {
         let config = Config::parse(
             br#"{"version": 2, "share": "s", "generation": 1, "tag": "t", "readonly": false, "cache": "auto",
                  "writeback": false, "xattr": false, "timeout_ms": null, "ids": "caller", "unmapped": "forbid",
-                 "attributes": "path", "tree": false, "filters": null, "queues": 1, "log_level": "error",
+                 "attributes": "path", "tree": false, "filters": null, "limits": null, "queues": 1, "log_level": "error",
                  "rules": {"hide": [], "readonly": [], "allow": [], "case": "sensitive", "strict_links": false}}"#,
         );
         let arena = File::options().read(true).write(true).create_new(true).open(share.join("arena")).expect("arena");

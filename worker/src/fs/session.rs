@@ -9,15 +9,36 @@ use crate::fuse::abi::{fopen, init, INIT_BYTES, MAJOR, MINOR, OLDEST_MINOR};
 use crate::fuse::reply::Validity;
 use crate::fuse::request::Fields;
 use crate::fuse::Encoder;
+use crate::limit::Limiter;
 
+/// Most bytes in one READ or WRITE.
 pub const MAX_WRITE: u32 = 1 << 20;
-const MAX_PAGES: u16 = (MAX_WRITE / 4096) as u16;
+const PAGE: u32 = 4096;
 /// Requests that the guest may have in the background; the rings bound them before this does.
 const MAX_BACKGROUND: u16 = 4096;
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
 /// Set beside the granted flags, so that a session without any flag is one all the same.
 const STARTED: u64 = 1 << 63;
+
+/// What the guest may have going at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Most {
+    /// In one READ or WRITE: whole pages.
+    pub bytes: u32,
+    /// Requests that nobody in the guest waits for.
+    pub background: u16,
+}
+
+impl Most {
+    /// What *limiter* leaves: of a ring of *ring* entries, throttled requests in the background fill a quarter at most.
+    pub fn under(limiter: &Limiter, ring: u16) -> Self {
+        if !limiter.is_set() {
+            return Self { bytes: MAX_WRITE, background: MAX_BACKGROUND };
+        }
+        Self { bytes: limiter.chunk() as u32, background: (ring / 4).max(1) }
+    }
+}
 
 /// What INIT came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,11 +112,11 @@ impl Session {
     }
 
     /// Reads INIT and encodes its reply. EPROTO for a guest whose protocol is too old.
-    pub fn greet(&self, body: &[u8], out: &mut Encoder) -> Result<Greeting, Failure> {
+    pub fn greet(&self, body: &[u8], most: Most, out: &mut Encoder) -> Result<Greeting, Failure> {
         let mut fields = Fields::new(body);
         let (major, minor) = (fields.u32()?, fields.u32()?);
         if major > MAJOR {
-            encode_init(out, 0, 0);
+            encode_init(out, 0, 0, most);
             return Ok(Greeting::TryAgain);
         }
         if major < MAJOR || minor < OLDEST_MINOR {
@@ -107,7 +128,7 @@ impl Session {
             wanted |= u64::from(fields.u32()?) << 32;
         }
         let flags = wanted & self.offered();
-        encode_init(out, readahead, flags);
+        encode_init(out, readahead, flags, most);
         Ok(Greeting::Mounted { minor, flags })
     }
 
@@ -142,15 +163,15 @@ impl Session {
 }
 
 /// `struct fuse_init_out`.
-fn encode_init(out: &mut Encoder, readahead: u32, flags: u64) {
+fn encode_init(out: &mut Encoder, readahead: u32, flags: u64, most: Most) {
     for value in [MAJOR, MINOR, readahead, flags as u32] {
         out.u32(value);
     }
-    out.u16(MAX_BACKGROUND);
-    out.u16(MAX_BACKGROUND / 4 * 3);
-    out.u32(MAX_WRITE);
+    out.u16(most.background);
+    out.u16((most.background / 4 * 3).max(1)); // from here on the guest takes itself for congested
+    out.u32(most.bytes);
     out.u32(1); // granularity of times: nanoseconds
-    out.u16(MAX_PAGES);
+    out.u16((most.bytes / PAGE) as u16);
     out.u16(0);
     out.u32((flags >> 32) as u32);
     out.zeros(INIT_BYTES - out.len());

@@ -53,10 +53,21 @@ impl Server {
             (handles.get(fh, call.header.node)?, handles.get(target_fh, target)?)
         };
         let (offset, target_offset) = (file_offset(offset)?, file_offset(target_offset)?);
-        let copied = host::copy(from.fd(), offset, to.fd(), target_offset, length.min(MAX_COPY) as usize)?;
+        let length = length.min(self.most_copied());
+        let copied = host::copy(from.fd(), offset, to.fd(), target_offset, length as usize)?;
+        work.moved = copied as u64;
         work.out.u32(copied as u32);
         work.out.u32(0);
         Ok(Answer::Encoded)
+    }
+
+    /// Under a limit a copy goes in pieces, as writing the same bytes would.
+    fn most_copied(&self) -> u64 {
+        if self.limiter.is_set() {
+            self.limiter.chunk()
+        } else {
+            MAX_COPY
+        }
     }
 
     pub(super) fn syncfs(&self, call: &Call<'_, '_>) -> Outcome {

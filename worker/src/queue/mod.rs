@@ -5,6 +5,7 @@
 
 pub mod chain;
 pub mod inflight;
+pub mod parked;
 pub mod ring;
 pub mod thread;
 
@@ -62,6 +63,8 @@ struct Plan {
 enum Adopted {
     /// Serve, or rest, under the plan of this version.
     Plan(u64, Option<Run>),
+    /// Run what waits first: the plan leaves the ring that it came from.
+    Drain,
     /// The queue is gone.
     End,
 }
@@ -77,9 +80,14 @@ struct Shared {
 }
 
 impl Shared {
-    /// Takes up the current plan; *position* is where the ring stands after the one before.
-    fn adopt(&self, position: Position) -> Adopted {
+    /// Takes up the current plan; *position* is where the ring stands after the one before. *parked*: requests of it
+    /// wait, which only a plan for the same ring leaves waiting.
+    fn adopt(&self, position: Position, parked: bool) -> Adopted {
         let mut plan = lock(&self.plan);
+        let goes_on = plan.run.as_ref().is_some_and(|run| run.incarnation == position.incarnation) && !plan.ended;
+        if parked && !goes_on {
+            return Adopted::Drain;
+        }
         plan.position = position;
         if plan.taken != plan.version {
             plan.taken = plan.version;

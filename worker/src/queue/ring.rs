@@ -47,6 +47,7 @@ pub enum RingError {
     AvailableJump { from: u16, to: u16 },
     Head(u16),
     Chain(ChainError),
+    Overfull(u16),
     Kick,
 }
 
@@ -61,6 +62,7 @@ impl fmt::Display for RingError {
             Self::AvailableJump { from, to } => write!(f, "the available index jumped from {from} to {to}"),
             Self::Head(head) => write!(f, "descriptor {head} is beyond the ring"),
             Self::Chain(error) => error.fmt(f),
+            Self::Overfull(size) => write!(f, "more than {size} requests wait, and the ring has no more entries"),
             Self::Kick => write!(f, "the kick descriptor cannot be waited for"),
         }
     }
@@ -113,14 +115,19 @@ impl<'m> Ring<'m> {
     /// answer. Returns the chain's head, or `None` when the ring is empty.
     pub fn take(&mut self, request: &mut Buffers<'m>, reply: &mut Buffers<'m>) -> Result<Option<u16>, RingError> {
         let Some(head) = self.next_head()? else { return Ok(None) };
+        self.walk(head, request, reply)?;
+        self.cursor.next_available = self.cursor.next_available.wrapping_add(1);
+        Ok(Some(head))
+    }
+
+    /// Fills *request* and *reply* from the chain at *head*, which was taken before: the driver may have changed it.
+    pub fn walk(&mut self, head: u16, request: &mut Buffers<'m>, reply: &mut Buffers<'m>) -> Result<(), RingError> {
         request.clear();
         reply.clear();
         let ring = chain::Ring { size: self.layout.size, indirect: self.layout.indirect, memory: self.memory };
         let descriptors = &self.descriptors;
         ring.walk(head, |index| descriptors.descriptor(index), &mut self.table, request, reply)
-            .map_err(RingError::Chain)?;
-        self.cursor.next_available = self.cursor.next_available.wrapping_add(1);
-        Ok(Some(head))
+            .map_err(RingError::Chain)
     }
 
     fn next_head(&self) -> Result<Option<u16>, RingError> {
@@ -136,6 +143,11 @@ impl<'m> Ring<'m> {
             return Err(RingError::Head(head));
         }
         Ok(Some(head))
+    }
+
+    /// Most chains that a driver can have waiting here: it has no more heads.
+    pub fn size(&self) -> u16 {
+        self.layout.size
     }
 
     /// Gives chain *head* back with *written* bytes of reply. The driver sees it after [`Ring::publish`].

@@ -41,6 +41,7 @@ pub fn config() -> Config {
         tree: false,
         rules: Rules::default(),
         filters: None,
+        limits: None,
         queues: 1,
         log_level: LogLevel::Error,
     }

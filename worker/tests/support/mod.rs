@@ -179,8 +179,13 @@ impl Worker {
     }
 
     pub fn counter(&self, counter: Counter) -> u64 {
+        self.word(counter as usize)
+    }
+
+    /// The number at *index* of the statistics page.
+    pub fn word(&self, index: usize) -> u64 {
         let mut word = [0; 8];
-        rustix::io::pread(&self.statistics, &mut word, 8 * counter as u64).unwrap();
+        rustix::io::pread(&self.statistics, &mut word, 8 * index as u64).unwrap();
         u64::from_le_bytes(word)
     }
 
@@ -223,7 +228,7 @@ pub fn document(queues: u16) -> String {
     format!(
         r#"{{"version":2,"share":"test","generation":{GENERATION},"tag":"tag","readonly":false,"cache":"auto",
         "writeback":false,"xattr":false,"timeout_ms":null,"ids":"caller","unmapped":"forbid","attributes":"path","tree":false,
-        "rules":{{"hide":[],"readonly":[],"allow":[],"case":"sensitive","strict_links":false}},"filters":null,
+        "rules":{{"hide":[],"readonly":[],"allow":[],"case":"sensitive","strict_links":false}},"filters":null,"limits":null,
         "queues":{queues},"log_level":"info"}}"#
     )
 }
