@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from virtiofs_sandbox.policies import control
 from virtiofs_sandbox.policies.policy import Policy
 from virtiofs_sandbox.policies.problems import Origin, shown
-from virtiofs_sandbox.policies.share import IdMap, RequestLimits, Share
+from virtiofs_sandbox.policies.share import ControlLimits, IdMap, RequestLimits, Share
 from virtiofs_sandbox.policies.values import BYTE_UNITS
 
 TABLES = ("share", "cache", "identity", "paths", "limits", "sandbox", "worker")
@@ -116,6 +117,7 @@ def _rest(share: Share) -> Iterable[_Said]:
     yield ("paths", "case"), paths.case.value, ""
     yield ("paths", "strict_links"), paths.strict_links, ""
     yield from _limits(share.limits)
+    yield from _control(share.control)
     yield ("sandbox", "minimum"), share.sandbox.minimum.value, ""
     yield ("sandbox", "seccomp"), share.sandbox.seccomp.value, ""
     yield ("worker", "queues"), share.queues, ""
@@ -135,6 +137,23 @@ def _limits(limits: RequestLimits | None) -> Iterable[_Said]:
 def byte_rate(rate: int) -> str:
     """Bytes a second in the largest unit that says it exactly."""
     return min((f"{rate // size}{unit}/s" for unit, size in BYTE_UNITS.items() if rate % size == 0), key=len)
+
+
+def _control(limits: ControlLimits) -> Iterable[_Said]:
+    disk, memory, cpu = limits.disk, limits.memory, limits.cpu
+    for key, rate in (("read", disk.read), ("write", disk.write)):
+        yield ("limits", "disk", key), None if rate is None else f"{control.size(rate)}/s", "no limit"
+    for key, rate in (("read-ops", disk.read_ops), ("write-ops", disk.write_ops)):
+        yield ("limits", "disk", key), None if rate is None else f"{rate}/s", "no limit"
+    yield ("limits", "disk", "weight"), disk.weight, "100"
+    for key, size in (("high", memory.high), ("max", memory.max)):
+        yield ("limits", "memory", key), None if size is None else control.size(size), "no limit"
+    yield ("limits", "cpu", "max"), None if cpu.max is None else control.processor(cpu.max), "no limit"
+    yield ("limits", "cpu", "weight"), cpu.weight, "100"
+    yield ("limits", "pids", "max"), limits.pids, "no limit"
+    yield ("limits", "unenforceable"), limits.unenforceable.value, ""
+    if limits.parent is not None:
+        yield ("limits", "parent"), None, f"{limits.parent}, by the site"
 
 
 def _line(entry: Entry, *, origins: bool) -> list[str]:

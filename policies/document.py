@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
-from virtiofs_sandbox.policies import values
+from virtiofs_sandbox.policies import control, values
 from virtiofs_sandbox.policies.share import MAX_QUEUES
 
 
@@ -298,10 +298,94 @@ class RequestsTable(_Table, frozen=True, rename="kebab"):
     ] = UNSET
 
 
+def _weight(says: str) -> Meta:
+    return _key(
+        says,
+        f"1 to {control.MAX_WEIGHT}",
+        "100",
+        parse=values.between(1, control.MAX_WEIGHT),
+        minimum=1,
+        maximum=control.MAX_WEIGHT,
+    )
+
+
+def _memory(says: str) -> Meta:
+    return _key(says, 'a size with its unit, "32MiB" or more, as in "512MiB"', "no limit", parse=control.memory)
+
+
+class DiskTable(_Table, frozen=True, rename="kebab"):
+    """Most that the workers may take from each disk behind the share. Needs control groups."""
+
+    read: Annotated[str | UnsetType, _byte_rate("Bytes read from the disk in a second.")] = UNSET
+    write: Annotated[str | UnsetType, _byte_rate("Bytes written to the disk in a second.")] = UNSET
+    read_ops: Annotated[str | UnsetType, _operation_rate("Reads from the disk in a second.")] = UNSET
+    write_ops: Annotated[str | UnsetType, _operation_rate("Writes to the disk in a second.")] = UNSET
+    weight: Annotated[int | UnsetType, _weight("Share of the disk among all that want it at once.")] = UNSET
+
+
+class MemoryTable(_Table, frozen=True):
+    """Most memory that the workers may take, with the files that they cache for the guest. Needs control groups."""
+
+    high: Annotated[str | UnsetType, _memory("Above it memory is taken back, and who wants more is slowed.")] = UNSET
+    max: Annotated[str | UnsetType, _memory("There is no more; a worker that cannot do with it is killed.")] = UNSET
+
+
+class CpuTable(_Table, frozen=True):
+    """Most processor time that the workers may take. Needs control groups."""
+
+    max: Annotated[
+        str | UnsetType,
+        _key(
+            "Share of one processor, or a time in every period.",
+            '"50%" ("200%" are two processors), or as in "20ms/100ms"',
+            "no limit",
+            parse=control.cpu,
+        ),
+    ] = UNSET
+    weight: Annotated[int | UnsetType, _weight("Share of the processors among all that want them at once.")] = UNSET
+
+
+class PidsTable(_Table, frozen=True):
+    """How many the workers may become. Needs control groups."""
+
+    max: Annotated[
+        int | UnsetType,
+        _key(
+            "Processes and threads, of the worker that serves and of the one that is warm.",
+            f"{control.MIN_PIDS} to {control.MAX_PIDS}",
+            "no limit",
+            parse=values.between(control.MIN_PIDS, control.MAX_PIDS),
+            minimum=control.MIN_PIDS,
+            maximum=control.MAX_PIDS,
+        ),
+    ] = UNSET
+
+
 class LimitsTable(_Table, frozen=True):
     """What the share may use up."""
 
     requests: RequestsTable | UnsetType = UNSET
+    disk: DiskTable | UnsetType = UNSET
+    memory: MemoryTable | UnsetType = UNSET
+    cpu: CpuTable | UnsetType = UNSET
+    pids: PidsTable | UnsetType = UNSET
+    unenforceable: Annotated[
+        Literal["refuse", "warn"] | UnsetType,
+        _key(
+            "What becomes of a limit that no control group can hold here: the share does not start, or without it.",
+            '"refuse" or "warn"',
+            '"refuse"',
+        ),
+    ] = UNSET
+    parent: Annotated[
+        str | UnsetType,
+        _key(
+            "The control group that those of the shares are made in; it has to be there. Only in defaults.toml.",
+            'its path from the root of the hierarchy, as in "/machine.slice"',
+            "the caller's own, or (where others are in it too) the root",
+            parse=control.group,
+        ),
+    ] = UNSET
 
 
 class SandboxTable(_Table, frozen=True):
@@ -369,11 +453,7 @@ class Document(_Table, frozen=True):
 
 # Known, and refused by name until the mechanism behind it is there. A table's name stands for everything in it.
 RESERVED = {
-    "limits.disk": "limits on the disk behind the share",
     "limits.group": "a budget that several shares draw from",
-    "limits.memory": "a limit on memory",
-    "limits.cpu": "a limit on processor time",
-    "limits.pids": "a limit on processes",
     "limits.open_files": "a limit on open files",
     "share.posix_acl": "POSIX access control lists",
     "share.xattrmap": "other names for extended attributes",

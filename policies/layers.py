@@ -18,6 +18,8 @@ from virtiofs_sandbox.policies.problems import Origin, PolicyError, Problem, sho
 MAX_INCLUDE_DEPTH = 4
 # Keys that say which share this is; a file that holds for several cannot say them.
 _OF_ONE_SHARE = ("share.source", "share.tree", "share.tag", "share.socket.path")
+# Tables in a table of which files say some keys each.
+_BY_PART = frozenset({("share", "socket"), *(("limits", key) for key in ("requests", "disk", "memory", "cpu", "pids"))})
 # A key that settles a question replaces what a weaker file says about it in other words.
 _REPLACES = {
     "cache.intent": ("cache.mode", "cache.writeback", "cache.timeout"),
@@ -92,12 +94,12 @@ def flat(source: Source) -> dict[str, tuple[KeyPath, Any]]:
         if name in ("include", "site") or not isinstance(table, dict):
             continue
         for key, value in table.items():
-            if (name, key) not in (("share", "socket"), ("limits", "requests")):
-                said[f"{name}.{key}"] = ((name, key), value)
-            elif isinstance(value, dict):
-                said |= {f"{name}.{key}.{part}": ((name, key, part), inner) for part, inner in value.items()}
-            elif key == "socket":
+            if (name, key) == ("share", "socket") and not isinstance(value, dict):
                 said["share.socket.path"] = (("share", "socket"), value)
+            elif (name, key) in _BY_PART and isinstance(value, dict):
+                said |= {f"{name}.{key}.{part}": ((name, key, part), inner) for part, inner in value.items()}
+            else:
+                said[f"{name}.{key}"] = ((name, key), value)
     return said
 
 
@@ -149,6 +151,9 @@ def _misplaced(source: Source, *, is_defaults: bool, is_policy: bool) -> list[Pr
     if "site" in source.table and not is_defaults:
         sentence = "it holds for the whole machine and stands in defaults.toml, beside the directory of policies"
         problems.append(Problem(source.file, source.origin(("site",)).line, "site", sentence))
+    if "parent" in source.table.get("limits", {}) and not is_defaults:
+        sentence = "where control groups are made is the site's matter; it stands in defaults.toml"
+        problems.append(Problem(source.file, source.origin(("limits", "parent")).line, "limits.parent", sentence))
     if not is_policy:
         for key, (path, _) in flat(source).items():
             if key in _OF_ONE_SHARE:

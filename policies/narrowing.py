@@ -261,6 +261,14 @@ ROWS = (
         lambda arguments, policy: _given(arguments.log_level, NEUTRAL),
     ),
     Row(
+        "--control-dir",
+        "share.name",
+        {Effect.NEUTRAL: ""},
+        "Wherever the control socket is, only root and the user of the share are answered there, and nobody gets more "
+        "from it than the policy allows (docs/control.md).",
+        lambda arguments, policy: None,
+    ),
+    Row(
         "--minimum",
         "sandbox.minimum",
         {Effect.NARROWS: "a stronger tier", Effect.WIDENS: "a weaker one"},

@@ -12,6 +12,7 @@ from virtiofs_sandbox.policies.problems import PolicyError, closest, shown
 NAME = "virtiofs-sandbox"
 SUFFIX = ".toml"
 DEFAULTS = "defaults.toml"
+CONTROL_SUFFIX = ".sock"
 SYSTEM = Path("/etc") / NAME / "shares.d"
 SYSTEM_SOCKETS = Path("/run") / NAME
 
@@ -96,3 +97,14 @@ def files(directory: Path) -> list[Path]:
             directory, f"this directory of policies cannot be listed: {error.strerror}"
         ) from error
     return [directory / name for name in found if name.endswith(SUFFIX) and not name.startswith(".")]
+
+
+def control_directory() -> Path:
+    """Where the control sockets of running shares are (docs/control.md)."""
+    return socket_directory() / "control"
+
+
+def control_socket(share: str, directory: Path) -> Path:
+    """Where the share called *share* is asked: NAME.sock, with what no file may be called encoded."""
+    name = share.replace("%", "%25").replace("/", "%2F")
+    return directory / f"{'%2E' + name[1:] if name.startswith('.') else name}{CONTROL_SUFFIX}"

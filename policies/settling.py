@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from virtiofs_sandbox.policies import values
+from virtiofs_sandbox.policies import control, values
 from virtiofs_sandbox.policies.document import (
     CacheTable,
     ChildTable,
+    CpuTable,
+    DiskTable,
     Document,
     IdentityTable,
     LimitsTable,
+    MemoryTable,
     PathsTable,
+    PidsTable,
     RangeTable,
     RequestsTable,
     SandboxTable,
@@ -35,19 +39,25 @@ from virtiofs_sandbox.policies.share import (
     CacheMode,
     Case,
     Child,
+    ControlLimits,
+    CpuLimits,
+    DiskLimits,
     Identity,
     IdMap,
     LogLevel,
+    MemoryLimits,
     PathRules,
     RequestLimits,
     Sandbox,
     SeccompAction,
     Share,
     Tier,
+    Unenforceable,
     Unmapped,
 )
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 # What an intent means: the cache mode, and whether the guest may keep what it wrote.
 INTENTS = {
@@ -62,8 +72,13 @@ def settle(file: Path, merged: Merged) -> Policy:
     return _Settling(file, merged).policy()
 
 
-def _or(value: T | UnsetType, default: T) -> T:
+def _or(value: T | UnsetType, default: D) -> T | D:
     return default if isinstance(value, UnsetType) else value
+
+
+def _of(text: str | UnsetType, parse: Callable[[str], T]) -> T | None:
+    """What *text* means, if it is there."""
+    return None if isinstance(text, UnsetType) else parse(text)
 
 
 @dataclass
@@ -85,6 +100,7 @@ class _Settling:
         identity = self._identity(_or(document.identity, IdentityTable()))
         sandbox = _or(document.sandbox, SandboxTable())
         limits = self._limits(_or(_or(document.limits, LimitsTable()).requests, RequestsTable()))
+        control_limits = self._control(_or(document.limits, LimitsTable()))
         socket = self._socket(share, name)
         if self.problems:
             raise PolicyError(self.problems)
@@ -108,6 +124,7 @@ class _Settling:
                     seccomp=SeccompAction(_or(sandbox.seccomp, Sandbox.seccomp.value)),
                 ),
                 limits=limits,
+                control=control_limits,
             ),
             socket=socket,
             file=self.file,
@@ -234,6 +251,30 @@ class _Settling:
             max_delay=(
                 RequestLimits.max_delay if isinstance(table.max_delay, UnsetType) else values.max_delay(table.max_delay)
             ),
+        )
+
+    def _control(self, limits: LimitsTable) -> ControlLimits:
+        disk, memory, cpu = (
+            _or(limits.disk, DiskTable()),
+            _or(limits.memory, MemoryTable()),
+            _or(limits.cpu, CpuTable()),
+        )
+        high, most = _of(memory.high, control.memory), _of(memory.max, control.memory)
+        if high is not None and most is not None and high > most:
+            self._report("limits.memory.high", "it is more than limits.memory.max, which would be met first")
+        return ControlLimits(
+            disk=DiskLimits(
+                read=_of(disk.read, values.byte_rate),
+                write=_of(disk.write, values.byte_rate),
+                read_ops=_of(disk.read_ops, values.operation_rate),
+                write_ops=_of(disk.write_ops, values.operation_rate),
+                weight=_or(disk.weight, None),
+            ),
+            memory=MemoryLimits(high, most),
+            cpu=CpuLimits(_of(cpu.max, control.cpu), _or(cpu.weight, None)),
+            pids=_or(_or(limits.pids, PidsTable()).max, None),
+            unenforceable=Unenforceable(_or(limits.unenforceable, ControlLimits.unenforceable.value)),
+            parent=_or(limits.parent, None),
         )
 
     def _socket(self, share: ShareTable, name: str) -> Socket:

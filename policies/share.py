@@ -87,6 +87,13 @@ class SeccompAction(enum.Enum):
     LOG = "log"
 
 
+class Unenforceable(enum.Enum):
+    """What becomes of a share with a limit that nothing here can hold: it does not start, or without that limit."""
+
+    REFUSE = "refuse"
+    WARN = "warn"
+
+
 @dataclass(frozen=True)
 class PathRules:
     """Patterns relative to the share's root, as docs/policies.md defines them."""
@@ -138,6 +145,59 @@ class RequestLimits:
 
 
 @dataclass(frozen=True)
+class DiskLimits:
+    """Bytes and operations a second on each disk behind the share; *weight* among those who wait for it, 1 to 10000."""
+
+    read: int | None = None
+    write: int | None = None
+    read_ops: int | None = None
+    write_ops: int | None = None
+    weight: int | None = None
+
+
+@dataclass(frozen=True)
+class MemoryLimits:
+    """Bytes: above *high* memory is taken back, above *max* there is none."""
+
+    high: int | None = None
+    max: int | None = None
+
+
+@dataclass(frozen=True)
+class CpuQuota:
+    """Microseconds of processor time in every *period* of so many microseconds, of all processors together."""
+
+    quota: int
+    period: int
+
+    def __str__(self) -> str:
+        return f"{self.quota}us/{self.period}us"
+
+
+@dataclass(frozen=True)
+class CpuLimits:
+    """*weight* among those who wait for a processor, 1 to 10000."""
+
+    max: CpuQuota | None = None
+    weight: int | None = None
+
+
+@dataclass(frozen=True)
+class ControlLimits:
+    """What the processes of a share may take of the host, held by control groups. None: no limit.
+
+    *pids* is the most processes and threads; *parent* the group to make the share's below, as /proc/PID/cgroup has it.
+    """
+
+    disk: DiskLimits = DiskLimits()
+    memory: MemoryLimits = MemoryLimits()
+    cpu: CpuLimits = CpuLimits()
+    pids: int | None = None
+    unenforceable: Unenforceable = Unenforceable.REFUSE
+    parent: str | None = None
+
+
+@dataclass(frozen=True)
 class Child:
     """One directory of a tree share, seen as *name* in the share's root."""
 
@@ -170,6 +230,7 @@ class Share:
     identity: Identity = Identity()
     sandbox: Sandbox = Sandbox()
     limits: RequestLimits | None = None
+    control: ControlLimits = ControlLimits()
 
     def __post_init__(self) -> None:
         check_tag(self.tag)

@@ -7,7 +7,7 @@ import grp
 import os
 from pathlib import Path
 
-from virtiofs_sandbox.policies.places import default_directory
+from virtiofs_sandbox.policies.places import control_directory, default_directory
 from virtiofs_sandbox.policies.share import ShareError, check_tag
 
 
@@ -25,6 +25,33 @@ def add_policy_dir(parser: argparse.ArgumentParser) -> None:
 def policy_directory(options: argparse.Namespace) -> Path:
     """Where policies are looked for."""
     return default_directory() if options.policy_dir is None else Path(os.path.abspath(options.policy_dir))
+
+
+def add_share(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
+    """What names the running share that is asked, and --control-dir."""
+    parser.add_argument(
+        "share",
+        metavar="NAME",
+        nargs="?" if optional else None,
+        help="the policy's name; where a directory is shared without a policy, its tag",
+    )
+    add_control_dir(parser)
+
+
+def add_control_dir(parser: argparse.ArgumentParser) -> None:
+    """--control-dir; `control_directory_of` gives its value."""
+    parser.add_argument(
+        "--control-dir",
+        metavar="DIR",
+        type=Path,
+        help="where running shares are asked (default: /run/virtiofs-sandbox/control, "
+        "for a user $XDG_RUNTIME_DIR/virtiofs-sandbox/control)",
+    )
+
+
+def control_directory_of(options: argparse.Namespace) -> Path:
+    """Where control sockets are."""
+    return control_directory() if options.control_dir is None else Path(os.path.abspath(options.control_dir))
 
 
 def tag(text: str) -> str:

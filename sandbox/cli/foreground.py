@@ -13,12 +13,13 @@ from virtiofs_sandbox.confine import CannotConfineError, LaunchPlan, prepare, pr
 from virtiofs_sandbox.launcher import Launcher, Zygote
 from virtiofs_sandbox.policies.narrowing import Arguments, WideningError
 from virtiofs_sandbox.policies.offer import MissingArgumentError, Offer, offer
-from virtiofs_sandbox.policies.places import socket_directory
+from virtiofs_sandbox.policies.places import control_directory, control_socket, socket_directory
 from virtiofs_sandbox.policies.problems import PolicyError
 from virtiofs_sandbox.policies.share import Share, ShareError, resolve_source
 from virtiofs_sandbox.policies.sockets import make_directory
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError, SocketFile
-from virtiofs_sandbox.supervisor.resident import Reload, run_share
+from virtiofs_sandbox.supervisor.reloader import Reload
+from virtiofs_sandbox.supervisor.resident import Control, run_share
 from virtiofs_sandbox.supervisor.service import StartError
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.zygotes import Launching, Z
@@ -28,7 +29,9 @@ _REFUSALS = (PolicyError, ShareError, WideningError, CannotConfineError, Missing
 __all__ = ["MissingArgumentError", "hold", "listener", "serve"]
 
 
-def serve(arguments: Arguments, file: Path | None, directory: Path, worker: Path, zygote: Zygote) -> int:
+def serve(
+    arguments: Arguments, file: Path | None, directory: Path, *, control: Path, worker: Path, zygote: Zygote
+) -> int:
     """Returns the exit status. Raises MissingArgumentError, with the zygote closed as after any other refusal."""
 
     def settle() -> tuple[Offer, LaunchPlan]:
@@ -59,7 +62,12 @@ def serve(arguments: Arguments, file: Path | None, directory: Path, worker: Path
 
     launching = Launching(zygote, Zygote.start, Launcher)
     return hold(
-        wanted, plan, launching, lambda: listener(arguments, wanted), reload if wanted.policy is not None else None
+        wanted,
+        plan,
+        launching,
+        lambda: listener(arguments, wanted),
+        control=control,
+        reload=reload if wanted.policy is not None else None,
     )
 
 
@@ -68,9 +76,14 @@ def hold(
     plan: LaunchPlan,
     launching: Launching[Z],
     listen: Callable[[], Listener],
+    *,
+    control: Path,
     reload: Reload | None = None,
 ) -> int:
-    """Serves until a signal; returns the exit status. SIGHUP reloads where there is something to."""
+    """Serves until a signal; returns the exit status. SIGHUP reloads where there is something to.
+
+    The control socket is made in the directory *control*.
+    """
     output = Output(wanted, plan)
     try:
         clean = asyncio.run(
@@ -83,6 +96,10 @@ def hold(
                 timing=Timing(),
                 reload=reload,
                 refusals=_REFUSALS,
+                control=Control(
+                    lambda: control_listener(wanted.share.name, control),
+                    None if wanted.policy is None else wanted.policy.file,
+                ),
             )
         )
     except (ListenError, StartError) as error:
@@ -97,12 +114,25 @@ def listener(arguments: Arguments, wanted: Offer) -> Listener:
         assert arguments.fd is not None  # noqa: S101 - for mypy: one of the two is there
         return Listener.adopt(arguments.fd)
     if wanted.socket.path.parent == socket_directory():
-        try:
-            make_directory(wanted.socket.path.parent)
-        except OSError as error:
-            reason = f"{wanted.socket.path.parent}: {error.strerror}; name another place by share.socket or --socket"
-            raise ListenError(f"socket {wanted.socket.path}: cannot make its directory {reason}") from error
+        _make_directory(wanted.socket.path.parent, wanted.socket.path, "share.socket or --socket")
     return Listener.bind(SocketFile(wanted.socket.path, wanted.socket.mode, wanted.socket.group))
+
+
+def control_listener(share: str, directory: Path) -> Listener:
+    """The control socket of a share, for its own user and root. Raises ListenError."""
+    path = control_socket(share, directory)
+    for place in (directory.parent, directory) if directory == control_directory() else (directory,):
+        _make_directory(place, path, "--control-dir")
+    return Listener.bind(SocketFile(path, 0o600))
+
+
+def _make_directory(directory: Path, socket: Path, otherwise: str) -> None:
+    """Raises ListenError, which says what names another place."""
+    try:
+        make_directory(directory)
+    except OSError as error:
+        reason = f"{directory}: {error.strerror}; name another place by {otherwise}"
+        raise ListenError(f"socket {socket}: cannot make its directory {reason}") from error
 
 
 def check_sources(share: Share) -> None:

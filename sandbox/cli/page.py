@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 TEXT, JSON = "text", "json"
@@ -31,3 +32,9 @@ def hanging(label: str, sentence: str, indent: int) -> str:
         return "\n".join([label, *(" " * indent + line for line in lines)])
     first, *rest = lines
     return "\n".join([f"{label:{indent}}{first}".rstrip(), *(" " * indent + line for line in rest)])
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table, the head being its first row."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -10,6 +10,7 @@ import shlex
 import sys
 
 from virtiofs_sandbox.cli.arguments import add_policy_dir, policy_directory
+from virtiofs_sandbox.cli.page import table
 from virtiofs_sandbox.cli.status import EPILOG, Status
 from virtiofs_sandbox.cli.text import complain
 from virtiofs_sandbox.policies.places import find, named
@@ -135,9 +136,7 @@ def _list(options: argparse.Namespace) -> int:
         shares = " ".join(shown(path) for _, path, _ in policy.directories)
         rows.append((policy.name, policy.share.tag, policy.share.access.value, shares, shown(policy.socket.path)))
     if len(rows) > 1:
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        for row in rows:
-            print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
+        print("\n".join(table(rows)))
     elif not problems:
         print(f"no policy in {shown(directory)}; virtiofs-sandbox policy new NAME makes one")
     problems = [*dict.fromkeys([*problems, *conflicts(policies)])]

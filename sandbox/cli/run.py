@@ -35,11 +35,14 @@ class AmbiguousTargetError(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for: *arguments*, by the policy in *file* or for arguments.directory; policies in *directory*."""
+    """What was asked for: *arguments*, by the policy in *file* or for arguments.directory; policies in *directory*,
+    control sockets in *control*.
+    """
 
     arguments: Arguments
     file: Path | None
     directory: Path
+    control: Path
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -50,6 +53,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "target", metavar="POLICY|DIR", help="a policy's name or file (*.toml), or a directory (./NAME if need be)"
     )
     arguments.add_policy_dir(parser)
+    arguments.add_control_dir(parser)
     parser.add_argument("--tag", type=arguments.tag, help="the name the guest mounts by (at most 36 bytes)")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--socket", metavar="PATH", type=Path, help="the vhost-user socket to make and listen on")
@@ -110,7 +114,9 @@ def execute(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
     from virtiofs_sandbox.cli import foreground  # noqa: PLC0415
 
     try:
-        return foreground.serve(request.arguments, request.file, request.directory, worker, zygote)
+        return foreground.serve(
+            request.arguments, request.file, request.directory, control=request.control, worker=worker, zygote=zygote
+        )
     except foreground.MissingArgumentError as error:
         parser.error(str(error))
 
@@ -144,7 +150,7 @@ def request_of(options: argparse.Namespace) -> Request:
         minimum=options.minimum,
         worker=options.worker,
     )
-    return Request(said, file, directory)
+    return Request(said, file, directory, arguments.control_directory_of(options))
 
 
 def policy_file(target: str, directory: Path) -> Path | None:

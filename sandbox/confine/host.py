@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import prctl
+from virtiofs_sandbox.cgroups.hierarchies import Hierarchy, find
 from virtiofs_sandbox.confine import ids, ladder, records
 from virtiofs_sandbox.syscalls import landlock
 from virtiofs_sandbox.syscalls.capabilities import permitted_set
@@ -25,7 +26,7 @@ class HostProbe:
     a root of its own; *idmapped_errno*: id-mapping a mount. *uid_map* and *gid_map* are our own, as the kernel prints
     them; *subuid* and *subgid* what our user may map besides, (first, count) each, *newuidmap* whether the two programs
     that do it are installed and may gain the rights for it. *landlock_abi* is 0 where there is no Landlock.
-    *audit_errno*: reading the kernel's records of what it refused.
+    *audit_errno*: reading the kernel's records of what it refused. *hierarchies* are those of control groups.
     """
 
     kernel: str
@@ -47,6 +48,7 @@ class HostProbe:
     nofile_hard: int
     nr_open: int
     audit_errno: int = 0
+    hierarchies: tuple[Hierarchy, ...] = ()
 
 
 def probe_host() -> HostProbe:
@@ -78,6 +80,7 @@ def probe_host() -> HostProbe:
         nofile_hard=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         nr_open=int(Path("/proc/sys/fs/nr_open").read_text()),
         audit_errno=records.try_reading(),
+        hierarchies=find(),
     )
 
 

@@ -87,6 +87,32 @@ class MountChange:
 
 
 @dataclass(frozen=True)
+class GroupSetting:
+    """*text* written to *file* of a control group sets what the policy's *key* says; *lift* there takes it back."""
+
+    key: str
+    file: str
+    text: str
+    lift: str
+
+
+@dataclass(frozen=True)
+class ControlGroup:
+    """One control group of a share: *directory*, with "virtiofs-sandbox" above it, below *base*, which is there.
+
+    *version* is that of its hierarchy; *controllers*, in the kernel's names, are what *settings* need. With *refuse* a
+    setting that is not taken ends the start, else it is warned of.
+    """
+
+    base: str
+    directory: str
+    version: int
+    controllers: tuple[str, ...]
+    settings: tuple[GroupSetting, ...]
+    refuse: bool
+
+
+@dataclass(frozen=True)
 class LaunchPlan:
     """Everything the zygote and the jail stages need; made by `prepare`, sent to the zygote as it is.
 
@@ -102,7 +128,8 @@ class LaunchPlan:
     jail's root, where *rule_mounts* and later changes find it; without, it is a mount of its own outside of any tree.
     *limits* are (RLIMIT_* number, value) each; *process_limit* is RLIMIT_NPROC inside the user namespace, None where
     it would not bind. Without *lock_capabilities* bounding set and securebits stay as they are. *rules* says of each
-    path rule whether a mount holds it too.
+    path rule whether a mount holds it too. *cgroups* are the directories of *groups*, which are there before the
+    launch: the jail joins them before anything else.
     """
 
     share: str
@@ -128,6 +155,7 @@ class LaunchPlan:
     attributes: Literal["path", "open"]
     end_with_supervisor: bool
     cgroups: tuple[bytes, ...] = ()
+    groups: tuple[ControlGroup, ...] = ()
     children: tuple[ChildMount, ...] = ()
     map_helpers: tuple[bytes, bytes] | None = None
     become: tuple[int, int] | None = None

@@ -8,6 +8,7 @@ import secrets
 from pathlib import Path
 from typing import Literal
 
+from virtiofs_sandbox.cgroups import planning as control
 from virtiofs_sandbox.confine import capabilities, identity, landlock, mountplan, seccomp, tiers
 from virtiofs_sandbox.confine.host import HostProbe
 from virtiofs_sandbox.confine.plan import LaunchPlan
@@ -35,7 +36,7 @@ def prepare(share: Share, host: HostProbe, *, worker: Path, end_with_supervisor:
     """Settles every number of the launch. A layer this host lacks is refused here or named in `warnings` (I7).
 
     *worker* is the static binary to run. With *end_with_supervisor* the jail is killed when its supervisor dies.
-    Looks at the share for paths that rules name. Raises CannotConfineError.
+    Looks at the share for paths that rules name, and for the disks behind it. Raises CannotConfineError.
     """
     reached = tiers.standing(host)
     tiers.admit(reached, share.sandbox.minimum)
@@ -44,11 +45,13 @@ def prepare(share: Share, host: HostProbe, *, worker: Path, end_with_supervisor:
     children = mountplan.children(share, tier)
     rule_mounts, rules = mountplan.rule_mounts(share, tier)
     nofile, nofile_warning = _nofile(host)
+    groups = control.plan(share, host.hierarchies)
     readonly = share.access is Access.READ_ONLY
     warnings = (
         *tiers.losses(reached, readonly=readonly),
         who.warning,
         nofile_warning,
+        *groups.warnings,
         landlock.shortfall(host.landlock_abi),
         seccomp.shortfall(share.sandbox.seccomp),
     )
@@ -91,6 +94,8 @@ def prepare(share: Share, host: HostProbe, *, worker: Path, end_with_supervisor:
         process_limit=None if bare else PROCESSES,
         lock_capabilities=not bare or _may_lock(host, who),
         rules=rules,
+        cgroups=tuple(os.fsencode(group.directory) for group in groups.groups),
+        groups=groups.groups,
     )
 
 

@@ -115,7 +115,7 @@ class Launcher:
             report,
         )
         # What only this side reads stays here.
-        asked = dataclasses.replace(plan, warnings=(), rules=(), filters=None)
+        asked = dataclasses.replace(plan, warnings=(), rules=(), groups=(), filters=None)
         number = self._send(LAUNCH, asked, descriptors)
         stage, call, errno, pid = await self._answer(number)
         if call:

@@ -21,6 +21,7 @@ from virtiofs_sandbox.policies.share import Child, RequestLimits, Share
 class Reach(enum.Enum):
     """From the change that needs least to the one that cannot be made."""
 
+    GROUPS = "the running jail's control groups take it over"
     SETTINGS = "the running worker takes it over"
     MOUNTS = "the running jail takes it over, by mounts and then its worker"
     JAIL = "it takes a new jail"
@@ -36,6 +37,7 @@ REACH: Mapping[str, Reach] = MappingProxyType(
         # Log lines, the guest's mount command and the configuration space go by these.
         "name": Reach.NONE,
         "tag": Reach.NONE,
+        "control": Reach.GROUPS,
         "log_level": Reach.SETTINGS,
         "paths": Reach.SETTINGS,
         "limits": Reach.SETTINGS,
@@ -53,6 +55,10 @@ REACH: Mapping[str, Reach] = MappingProxyType(
         "queues": Reach.JAIL,
     }
 )
+
+
+# As the policy calls it.
+_SAID: Mapping[str, str] = MappingProxyType({"control": "limits"})
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ def changes(old: Share, new: Share) -> tuple[Change, ...]:
             continue
         if reach is Reach.MOUNTS and not (old.children and new.children):
             reach = Reach.JAIL  # noqa: PLW2901 - the exception to the table
-        found.append(Change(field, reach, "; ".join(_words(field, before, after))))
+        found.append(Change(field, reach, "; ".join(_words(_SAID.get(field, field), before, after))))
     return tuple(found)
 
 
@@ -130,7 +136,7 @@ def _words(field: str, before: object, after: object) -> Iterator[str]:
         before, after = before or RequestLimits(), after or RequestLimits()
     if isinstance(before, tuple) and isinstance(after, tuple):
         yield from _set_words(field, before, after)
-    elif dataclasses.is_dataclass(before) and not isinstance(before, type):
+    elif dataclasses.is_dataclass(before) and not isinstance(before, type) and type(before) is type(after):
         for part in dataclasses.fields(before):
             old, new = getattr(before, part.name), getattr(after, part.name)
             if old != new:

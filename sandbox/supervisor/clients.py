@@ -25,14 +25,19 @@ class Peer:
         return f"pid {self.pid} (uid {self.uid})"
 
 
+def peer_of(connection: socket.socket) -> Peer:
+    """Who is at the other end, as the kernel says."""
+    pid, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return Peer(pid, uid)
+
+
 class Client:
     """One accepted connection and the duty to close it. *arrived* is on the event loop's clock, in seconds."""
 
     def __init__(self, connection: socket.socket, arrived: float) -> None:
         self._connection = connection
         self.arrived = arrived
-        pid, uid, _ = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-        self.peer = Peer(pid, uid)
+        self.peer = peer_of(connection)
 
     def fileno(self) -> int:
         return self._connection.fileno()

@@ -63,6 +63,34 @@ class HostLacks(Event):
 
 
 @dataclass(frozen=True)
+class LimitNotHeld(Event):
+    """A limit of the policy that does not bind."""
+
+    sentence: str
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+@dataclass(frozen=True)
+class GroupsLeft(Event):
+    """Control groups that could not be removed."""
+
+    directories: tuple[str, ...]
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return f"left behind, since processes are in them: {', '.join(self.directories)}"
+
+
+@dataclass(frozen=True)
 class AcceptFailed(Event):
     reason: str
     pause: float
@@ -456,6 +484,55 @@ class ReloadRefused(Event):
 
     def __str__(self) -> str:
         return f"reload refused: {self.reason}; everything stays as it was"
+
+
+@dataclass(frozen=True)
+class LimitsChanged(Event):
+    """By a request of *by*; *changes* in words."""
+
+    by: Peer
+    changes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"limits changed by {self.by}: {'; '.join(self.changes)}"
+
+
+@dataclass(frozen=True)
+class NoControlSocket(Event):
+    reason: str
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return f"no control socket, so reload, status and limit do not reach this share: {self.reason}"
+
+
+@dataclass(frozen=True)
+class ControlRefused(Event):
+    """Somebody asked who may not."""
+
+    peer: Peer
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.DEBUG
+
+    def __str__(self) -> str:
+        return f"{self.peer} turned away from the control socket"
+
+
+@dataclass(frozen=True)
+class ControlFailed(Event):
+    reason: str
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.ERROR
+
+    def __str__(self) -> str:
+        return f"control socket: {self.reason}"
 
 
 @dataclass(frozen=True)

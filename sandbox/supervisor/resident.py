@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from virtiofs_sandbox.cgroups.groups import Groups
+from virtiofs_sandbox.cgroups.planning import CannotLimitError
 from virtiofs_sandbox.confine import CannotConfineError, LaunchPlan
 from virtiofs_sandbox.policies.share import Share, ShareError
-from virtiofs_sandbox.supervisor.changes import changes, refusal
+from virtiofs_sandbox.supervisor.answers import ShareAnswers
+from virtiofs_sandbox.supervisor.control import ControlSocket
 from virtiofs_sandbox.supervisor.denials import Denials
-from virtiofs_sandbox.supervisor.events import HostLacks, Reloaded, ReloadRefused, Sink, Stopped, Stopping
-from virtiofs_sandbox.supervisor.listener import Listener
-from virtiofs_sandbox.supervisor.service import Service
+from virtiofs_sandbox.supervisor.events import (
+    GroupsLeft,
+    HostLacks,
+    LimitNotHeld,
+    NoControlSocket,
+    Sink,
+    Stopped,
+    Stopping,
+)
+from virtiofs_sandbox.supervisor.listener import Listener, ListenError
+from virtiofs_sandbox.supervisor.reloader import Reload, Reloader
+from virtiofs_sandbox.supervisor.service import Service, StartError
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.worker import Terms, Worker, launch_worker
 from virtiofs_sandbox.supervisor.zygotes import Launching, Z, Zygotes
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-Reload = Callable[[], tuple[Share, LaunchPlan]]
-"""Reads the policy again. Runs inside the event loop, between two steps of it: a thread would bar the forking of a
-zygote, and the guests' data does not pass here."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """How a share is asked: *listen* makes its control socket (raises ListenError), *policy* is the file it goes by."""
+
+    listen: Callable[[], Listener]
+    policy: Path | None
 
 
 class _Signals:
@@ -68,74 +88,77 @@ async def run_share(
     timing: Timing,
     reload: Reload | None = None,
     refusals: tuple[type[Exception], ...] = (ShareError, CannotConfineError),
+    control: Control | None = None,
 ) -> bool:
     """Serves *share* until a signal. False when something was left behind.
 
-    *listen* is called once a worker is warm. *reload* is called on SIGHUP, from then on; what it raises refuses the
+    Its control groups are there before its first jail and gone after its last. *listen* is called once a worker is
+    warm. *reload* is called on SIGHUP, from then on, and when asked for by way of *control*; what it raises refuses the
     reload, and is a fault of ours unless it is one of *refusals*. Raises StartError, ListenError.
     """
     for warning in plan.warnings:
         sink(HostLacks(share.name, warning))
     zygotes = Zygotes(share.name, launching, sink)
+    groups = Groups(share.name, lambda sentence: sink(LimitNotHeld(share.name, sentence)))
+    try:
+        groups.apply(plan.groups)
+    except CannotLimitError as error:
+        zygotes.close()
+        await groups.close()
+        raise StartError(str(error)) from error
     denials = Denials(sink)
 
     async def launch(generation: int, terms: Terms) -> Worker:
-        worker = await launch_worker(terms, generation, zygotes)
+        joined = groups.joined
+        plan = dataclasses.replace(terms.plan, cgroups=joined)
+        worker = await launch_worker(Terms(terms.share, plan), generation, zygotes)
+        if joined != groups.joined:
+            # A reload came between.
+            groups.enter(worker.pid)
         denials.launched(share.name, generation, worker.pid)
         return worker
 
     service = Service(Terms(share, plan), launch, denials.show, timing)
+    reloader = Reloader(service, groups, reload, refusals, sink)
+    asked: ControlSocket | None = None
     with denials, _Signals(reloads=reload is not None) as signals:
         wait = asyncio.ensure_future(signals.stop())
         clean = True
         try:
             if await _started(service, wait):
-                service.listen(listen())
-                await _reload_until(wait, signals, Reloader(service, reload, refusals, sink))
+                listener = listen()
+                # There before the line that says ready.
+                asked = (
+                    None
+                    if control is None
+                    else _control_socket(
+                        share.name, control, ShareAnswers(service, groups, reloader, control.policy, sink), sink
+                    )
+                )
+                service.listen(listener)
+                await _reload_until(wait, signals, reloader)
             sink(Stopping(share.name, wait.result().name, timing.stop_grace))
         finally:
             wait.cancel()
             clean = await _stop(service, signals, timing.stop_grace)
+            if asked is not None:
+                await asked.close()
             zygotes.close()
+            if left := await groups.close():
+                clean = False
+                sink(GroupsLeft(share.name, left))
     sink(Stopped(share.name))
     return clean
 
 
-class Reloader:
-    """Reads the policy again and hands it to the service, or says why everything stays as it was."""
-
-    def __init__(
-        self, service: Service, read: Reload | None, refusals: tuple[type[Exception], ...], sink: Sink
-    ) -> None:
-        self._service = service
-        self._read = read
-        self._refusals = refusals
-        self._sink = sink
-
-    async def reload(self) -> None:
-        """Never raises: a fault in here must not end a share in service."""
-        attempt = asyncio.ensure_future(self._attempt())
-        await asyncio.wait({attempt})
-        error = attempt.exception()
-        if error is not None:
-            expected = isinstance(error, self._refusals)
-            reason = str(error) if expected else f"fault in the supervisor: {error!r}"
-            self._sink(ReloadRefused(self._service.terms.share.name, reason))
-
-    async def _attempt(self) -> None:
-        if self._read is None:
-            return
-        old = self._service.terms
-        new = Terms(*self._read())
-        if sentence := refusal(old.share, new.share):
-            self._sink(ReloadRefused(old.share.name, sentence))
-            return
-        found = tuple(change.words for change in changes(old.share, new.share))
-        self._sink(Reloaded(old.share.name, found, new.share.log_level))
-        for warning in new.plan.warnings:
-            if warning not in old.plan.warnings:
-                self._sink(HostLacks(old.share.name, warning))
-        self._service.take_over(new)
+def _control_socket(share: str, control: Control, answers: ShareAnswers, sink: Sink) -> ControlSocket | None:
+    """None, and a warning, where it cannot be made: the share is served all the same."""
+    try:
+        listener = control.listen()
+    except ListenError as error:
+        sink(NoControlSocket(share, str(error)))
+        return None
+    return ControlSocket(share, listener, answers, sink)
 
 
 async def _reload_until(stop: asyncio.Future[signal.Signals], signals: _Signals, reloader: Reloader) -> None:

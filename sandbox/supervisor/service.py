@@ -7,6 +7,7 @@ happens ends in `_settle`, which looks at the whole picture and does what is due
 from __future__ import annotations
 
 import asyncio
+import time
 
 from virtiofs_sandbox.supervisor.backoff import Backoff
 from virtiofs_sandbox.supervisor.changes import Change, Reach, changes
@@ -42,7 +43,10 @@ class Service:
     """To be made inside the event loop; then `start`, `listen`, and in the end `stop`."""
 
     def __init__(self, terms: Terms, launch: Launch, sink: Sink, timing: Timing) -> None:
-        """*launch* launches the worker of a generation, by the terms that hold when its turn comes."""
+        """*launch* launches the worker of a generation, by the terms that hold when its turn comes.
+
+        *restarts* counts workers that failed and were replaced.
+        """
         self._share = terms.share.name
         self._terms = terms
         self._launch = launch
@@ -57,6 +61,7 @@ class Service:
         self._next: Slot | None = None
         self._replaced: list[Slot] = []
         self._launched = 0
+        self.restarts = 0
         self._stopping = False
         self._settling: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -70,6 +75,29 @@ class Service:
     @property
     def slots(self) -> tuple[Slot, ...]:
         return tuple(slot for slot in (self._holder, self._next, *self._replaced) if slot is not None)
+
+    @property
+    def slot(self) -> Slot | None:
+        """The one whose client has the place, else the one that will have it."""
+        return next(iter(self.slots), None)
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping
+
+    @property
+    def socket(self) -> str | None:
+        """Where connections are accepted, as it is called."""
+        return None if self._listener is None else self._listener.name
+
+    def since(self, slot: Slot | None) -> float:
+        """When *slot* came to its state, in seconds of Unix time; 0 without one."""
+        return 0.0 if slot is None else time.time() - (self._loop.time() - slot.since)
+
+    @property
+    def keepers(self) -> tuple[int, ...]:
+        """Of all jails there are, pids that are nobody else's before this loop goes on."""
+        return tuple(slot.pid for slot in self.slots if slot.pid is not None)
 
     async def start(self) -> None:
         """Returns once a worker is warm. What fails now would fail for every client: StartError, nothing left."""
@@ -89,14 +117,16 @@ class Service:
         self._sink(Listening(self._share, listener.name, waiting))
         self._settle_soon()
 
-    def take_over(self, terms: Terms) -> None:
+    def take_over(self, terms: Terms) -> tuple[str, ...]:
         """The share is what *terms* say from now on, as far as it can be while clients stay.
 
-        What a running worker cannot take over waits until its client leaves; a worker without one is replaced.
+        What a running worker cannot take over waits until its client leaves, and is returned in words; a worker without
+        a client is replaced.
         """
         if self._stopping:
-            return
+            return ()
         self._terms = terms
+        words: tuple[str, ...] = ()
         if self._holder is not None:
             late = _beyond(Reach.MOUNTS, self._holder, terms)
             if late and self._holder.state not in GOING:
@@ -104,17 +134,18 @@ class Service:
                 self._sink(TakesEffectLater(self._share, self._holder.generation, self._holder.peer, words))
             self._holder.adopt(terms)
         if self._next is None:
-            return
+            return words
         # Mounts of a jail that nobody uses yet are sooner made anew than changed.
         same_mounts = JailMounts.built(self._next.terms.plan) == JailMounts.built(terms.plan)
         if self._next.state is State.BACKOFF or (same_mounts and not _beyond(Reach.SETTINGS, self._next, terms)):
             self._next.adopt(terms)
-            return
+            return words
         self._sink(WorkerReplaced(self._share, self._next.generation, None))
         self._next.stop(0.0)
         self._replaced.append(self._next)
         self._next = None
         self._settle_soon()
+        return words
 
     async def stop(self, grace: float) -> bool:
         """Closes the socket, asks the workers to end and waits until they have, by force if need be.
@@ -201,6 +232,7 @@ class Service:
         delay = 0.0
         for slot in gone:
             if slot.failure is not None and not self._stopping:
+                self.restarts += 1
                 delay = self._backoff.failed(self._loop.time())
         if delay:
             self._sink(BackingOff(self._share, self._backoff.failures, delay))

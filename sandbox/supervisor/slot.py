@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from virtiofs_sandbox.confine.plan import HeldRule
 from virtiofs_sandbox.ipc.exits import Ending, ExitCode
 from virtiofs_sandbox.ipc.messages import PROTOCOL_VERSION, ClientStep, Kind, Message
+from virtiofs_sandbox.ipc.stats import Statistics
 from virtiofs_sandbox.ipc.transport import ChannelClosedError
 from virtiofs_sandbox.launcher import LaunchError
 from virtiofs_sandbox.supervisor.adoption import Adoption
@@ -56,7 +57,7 @@ class Slot:
         self.share = terms.share.name
         self.generation = generation
         self.state = State.BACKOFF
-        self.since = 0.0
+        self.since = asyncio.get_running_loop().time()
         self.peer: Peer | None = None
         self.failure: str | None = None
         self._launch = launch
@@ -97,6 +98,10 @@ class Slot:
     def layers(self) -> tuple[HeldRule, ...]:
         """Of each path rule, whether a mount holds it now besides the worker."""
         return self._adoption.layers
+
+    def statistics(self) -> Statistics | None:
+        """What its worker claims, while it is up."""
+        return self._worker.statistics() if self._worker else None
 
     def adopt(self, terms: Terms) -> None:
         """Takes over of *terms* what a running jail can; a launch that has not begun takes all of it.
@@ -183,7 +188,7 @@ class Slot:
                 self._sink(LinesDropped(self.share, self.generation, self.peer, line.lines))
 
     def ended(self, ending: Ending) -> None:
-        statistics = self._worker.statistics() if self._worker else None
+        statistics = self.statistics()
         self._worker = None
         if not self._asked:
             self.failure = self._kill_reason

@@ -18,7 +18,9 @@ def main() -> int:
     options = parser.parse_args(["run", *sys.argv[1:]])
     request = run.request_of(options)
     wanted = offer(request.arguments, request.file, request.directory)
-    return foreground.hold(wanted, PLAN, launching, lambda: foreground.listener(request.arguments, wanted))
+    return foreground.hold(
+        wanted, PLAN, launching, lambda: foreground.listener(request.arguments, wanted), control=request.control
+    )
 
 
 if __name__ == "__main__":

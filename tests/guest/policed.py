@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from tests.guest.service import TAG, Service
+from tests.guest.service import PROGRAM, TAG, Service
 
 _READ_AGAIN = ("policy reloaded: ", "reload refused: ")
 _TAKEN_OVER = "works by the new settings"
+
+
+class LimitRefusedError(Exception):
+    """`virtiofs-sandbox limit` failed: its status, and what it said."""
 
 
 class Policed(Service):
@@ -50,6 +57,14 @@ class Policed(Service):
         os.kill(self.supervisor, signal.SIGHUP)
         self.wait(lambda: any(word in self.log[before:] for word in _READ_AGAIN), "read the policy again")
         return self.log[before:]
+
+    def limit(self, *assignments: str) -> Any:
+        """What `virtiofs-sandbox limit` says, as data, once it has carried these out."""
+        command = [str(PROGRAM), "limit", "--json", "--control-dir", str(self.control), self.file.stem, *assignments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        if done.returncode:
+            raise LimitRefusedError(done.returncode, done.stderr)
+        return json.loads(done.stdout)
 
     def change(self, policy: str, times: int = 1) -> str:
         """As `reload`, and waits until a worker has taken over new settings that often."""

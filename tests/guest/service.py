@@ -55,6 +55,7 @@ class Service:
         self.work = work
         self.share = work / "share"
         self.socket = work / "fs.sock"
+        self.control = work / "control"
         self.log_path = work / "service.log"
         self.options = options
         self.guarded = guarded
@@ -66,7 +67,8 @@ class Service:
         """Start and wait for the line that says connections are accepted. Raises ServiceError."""
         self.share.mkdir(parents=True, exist_ok=True)
         guard = [*ENDS_WITH_TEST, sys.executable, str(GUARD), "--work", str(self.work), "--"] if self.guarded else []
-        run = [*ENDS_WITH_TEST, *self.prefix, str(PROGRAM), *self.command(), *self.options]
+        control = ["--control-dir", str(self.control)]
+        run = [*ENDS_WITH_TEST, *self.prefix, str(PROGRAM), *self.command(), *control, *self.options]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 guard + run,

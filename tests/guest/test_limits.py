@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,33 @@ def test_limits_that_change_ten_times_under_load_hold_within_a_second_and_cost_n
         limits = f'[limits.requests]\nwrite = "{256 + 64 * turn}KiB/s"\nmetadata-ops = "{100 + turn}/s"\n'
         assert "works by the new settings" in service.change(limits if turn % 4 else "")
     service.change("")
+    guest.check("while [ ! -s /tmp/status ]; do sleep 0.05; done", seconds=30)
+    assert guest.check("cat /tmp/status") == "0\n", guest.check("cat /tmp/dd")
+    assert guest.check("umount /mnt; mount -t virtiofs share /mnt; sha256sum </mnt/big").split()[0] == checksum
+
+
+def test_limits_that_change_ten_times_by_command_under_load_hold_within_a_second_and_cost_no_byte(
+    place: tuple[Policed, Machine],
+) -> None:
+    service, guest = place
+    service.change("")
+    checksum = written(guest, 16)
+    service.limit("write=1MiB/s")
+    guest.check("(dd if=/tmp/data of=/mnt/big bs=256k conv=fsync 2>/tmp/dd; echo $? >/tmp/status) & true")
+    for turn in range(10):
+        rate = 256 + 64 * turn
+        said = service.limit(f"write={rate}KiB/s", f"metadata-ops={100 + turn}/s")
+        assert said["limits"]["write"]["now"] == rate << 10
+    service.limit("write=64KiB/s")
+    time.sleep(1)
+    before, began = service.limit()["counters"]["write"]["bytes_admitted"], time.monotonic()
+    time.sleep(3)
+    admitted = service.limit()["counters"]["write"]["bytes_admitted"] - before
+    # What was saved up in a second, and a request that was let in on credit; of such, one can take these seconds alone.
+    assert admitted <= (64 << 10) * (time.monotonic() - began + 1) + MIB
+    print(f"64KiB/s asked for, {admitted / (time.monotonic() - began) / 1024:.0f} KiB/s let through")
+    assert guest.run("test -e /tmp/status").status != 0, "it is still being written"
+    assert service.limit("write=none")["limits"]["write"]["now"] is None
     guest.check("while [ ! -s /tmp/status ]; do sleep 0.05; done", seconds=30)
     assert guest.check("cat /tmp/status") == "0\n", guest.check("cat /tmp/dd")
     assert guest.check("umount /mnt; mount -t virtiofs share /mnt; sha256sum </mnt/big").split()[0] == checksum

@@ -48,10 +48,12 @@ class Running:
         self.log = directory / "log"
         share = directory / "share"
         share.mkdir(exist_ok=True)
+        # Not where those of the machine are.
+        self.control = directory / "control"
         self._family: dict[int, str] = {}
         with self.output.open("wb") as output, self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*prefix, *COMMANDS[kind], os.fspath(share), "--tag", "data", *options],
+                [*prefix, *COMMANDS[kind], os.fspath(share), "--tag", "data", "--control-dir", self.control, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=log,

@@ -23,7 +23,7 @@ from virtiofs_sandbox.cli.page import COLUMNS
 from virtiofs_sandbox.confine import HostProbe, LaunchPlan, Tier, capabilities, prepare
 from virtiofs_sandbox.confine.account import TOPICS, WITHHELD, Launch, account, jail
 from virtiofs_sandbox.confine.account.promises import NOT_PROMISED
-from virtiofs_sandbox.confine.plan import ChildMount, HeldRule, RoleFilters, RuleMount
+from virtiofs_sandbox.confine.plan import ChildMount, ControlGroup, GroupSetting, HeldRule, RoleFilters, RuleMount
 from virtiofs_sandbox.launcher import stages
 from virtiofs_sandbox.policies.policy import Socket
 from virtiofs_sandbox.policies.share import (
@@ -106,6 +106,16 @@ ALTERED: dict[str, object] = {
     "attributes": "open",
     "end_with_supervisor": False,
     "cgroups": (b"/sys/fs/cgroup/one",),
+    "groups": (
+        ControlGroup(
+            "/sys/fs/cgroup",
+            "/sys/fs/cgroup/virtiofs-sandbox/share-data",
+            2,
+            ("pids",),
+            (GroupSetting("limits.pids.max", "pids.max", "64", "max"),),
+            True,
+        ),
+    ),
     "children": (ChildMount(b"child", b"/srv/child", 1),),
     "map_helpers": (b"/usr/bin/newuidmap", b"/usr/bin/newgidmap"),
     "become": (5, 6),

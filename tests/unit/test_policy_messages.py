@@ -208,6 +208,39 @@ VALUES = [
     single("limits without a rate", f'{SHARE}[limits.requests]\nburst = "1s"\nmax-delay = "1s"\n'),
     single("text for a table", f'{SHARE}[limits]\nrequests = "200MiB/s"\n'),
     single("a rate beside the table for it", f'{SHARE}[limits]\nread = "200MiB/s"\n'),
+    *(
+        single(f"a limit of control groups: {table}.{key} = {value}", f"{SHARE}[limits.{table}]\n{key} = {value}\n")
+        for table, key, value in [
+            ("disk", "read", '"0MiB/s"'),
+            ("disk", "read", '"-1MiB/s"'),
+            ("disk", "write", '"20MiB"'),
+            ("disk", "write", '"20Mb/s"'),
+            ("disk", "write", "20"),
+            ("disk", "read-ops", '"0/s"'),
+            ("disk", "write-ops", '"-5/s"'),
+            ("disk", "write_ops", '"5/s"'),
+            ("disk", "weight", "0"),
+            ("disk", "weight", "10001"),
+            ("disk", "latency", '"5ms"'),
+            ("memory", "max", '"1GiB/s"'),
+            ("memory", "max", '"0B"'),
+            ("memory", "max", '"31MiB"'),
+            ("memory", "high", '"2000TiB"'),
+            ("memory", "high", '"33554432.5B"'),
+            ("cpu", "max", '"0%"'),
+            ("cpu", "max", '"999999%"'),
+            ("cpu", "max", '"half"'),
+            ("cpu", "max", '"0.5ms/100ms"'),
+            ("cpu", "max", '"20ms/2000ms"'),
+            ("cpu", "max", "1"),
+            ("cpu", "weight", "-1"),
+            ("pids", "max", "31"),
+            ("pids", "max", '"100"'),
+        ]
+    ),
+    single("a choice that is none", f'{SHARE}[limits]\nunenforceable = "ignore"\n'),
+    single("text for a table", f'{SHARE}[limits]\ndisk = "20MiB/s"\n'),
+    single("a disk's rate beside the table for it", f'{SHARE}[limits]\nwrite = "20MiB/s"\n'),
     single("no owner", f'{SHARE}[identity]\nmap = "squash"\nowner = "1000"\n'),
     single("no such user", f'{SHARE}[identity]\nmap = "squash"\nowner = "no such user:0"\n'),
     single("an owner out of range", f'{SHARE}[identity]\nmap = "squash"\nowner = "4294967295:99999999999"\n'),
@@ -251,11 +284,7 @@ VALUES += [
 ]
 
 RESERVED = [
-    single(
-        "known but not yet: tables",
-        f'{SHARE}[limits.disk]\nread = "200MiB/s"\n[limits.group]\nname = "g"\n[limits.memory]\nmax = "1GiB"\n'
-        "[limits.cpu]\nmax = 1\n[limits.pids]\nmax = 9\n",
-    ),
+    single("known but not yet: a table", f'{SHARE}[limits.group]\nread = "200MiB/s"\n'),
     single(
         "known but not yet: keys",
         f"{SHARE}posix_acl = true\nxattrmap = []\nmax_clients = 2\n[cache]\ndirect_io = true\n"
@@ -265,6 +294,8 @@ RESERVED = [
 ]
 
 TOGETHER = [
+    single("a mark above the end", f'{SHARE}[limits.memory]\nhigh = "2GiB"\nmax = "1GiB"\n'),
+    single("a control group of the site", f'{SHARE}[limits]\nparent = "/machine.slice"\n'),
     single("a directory and a tree", SHARE + 'tree = { a = "/a" }\n'),
     single("an empty tree", '[share]\ntag = "t"\ntree = {}\n'),
     single(
@@ -331,6 +362,10 @@ SEVERAL = [
     ),
     Case("site settings in a policy", {"data.toml": f"{SHARE}[site]\nrequire_policy = true\n"}),
     Case("a share in the defaults", {"../defaults.toml": f'{SHARE}socket = "/run/s"\n', "data.toml": SHARE}),
+    Case(
+        "a control group by its place in the file system",
+        {"../defaults.toml": '[limits]\nparent = "machine.slice/../x"\n', "data.toml": SHARE},
+    ),
     Case("a mistake in the defaults", {"../defaults.toml": "[cache]\nmode = 1\n", "data.toml": SHARE}),
     Case(
         "a mistake in the defaults, without a policy",

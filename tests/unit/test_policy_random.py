@@ -156,6 +156,26 @@ REQUESTS = st.fixed_dictionaries(
         "max-delay": st.integers(1, 86_400).map("{}s".format),
     },
 )
+WEIGHTS = st.integers(1, 10000)
+LIMITS = optional(
+    requests=REQUESTS,
+    disk=optional(
+        read=BYTE_RATES,
+        write=BYTE_RATES,
+        weight=WEIGHTS,
+        **{"read-ops": OPERATION_RATES, "write-ops": OPERATION_RATES},
+    ),
+    memory=optional(high=st.integers(2**25, 2**30).map("{}B".format), max=st.integers(1, 99).map("{}GiB".format)),
+    cpu=optional(
+        max=st.integers(1, 3200).map("{}%".format)
+        | st.tuples(st.integers(1000, 900000), st.integers(1000, 10**6)).map(
+            lambda times: f"{times[0] / 1000:.3f}ms/{times[1] / 1000:.3f}ms"
+        ),
+        weight=WEIGHTS,
+    ),
+    pids=optional(max=st.integers(32, 4194304)),
+    unenforceable=st.sampled_from(["refuse", "warn"]),
+)
 GOOD = st.fixed_dictionaries(
     {"share": SHARE},
     optional={
@@ -168,7 +188,7 @@ GOOD = st.fixed_dictionaries(
             case=st.sampled_from(["sensitive", "insensitive"]),
             strict_links=FLAGS,
         ),
-        "limits": optional(requests=REQUESTS),
+        "limits": LIMITS,
         "sandbox": optional(
             minimum=st.sampled_from(["full", "userns", "bare"]), seccomp=st.sampled_from(["errno", "kill", "log"])
         ),
@@ -186,15 +206,17 @@ def test_what_is_shown_loads_as_the_same_share(directory: Path, tables: dict[str
     event("tree" if policy.share.children else "one directory")
 
 
+# Shown by their parts.
+PARTED = ("socket", "tree", "requests", "disk", "memory", "cpu", "pids")
+
+
 @given(tables=GOOD)
 def test_every_value_shown_has_its_line_or_is_a_default(directory: Path, tables: dict[str, Any]) -> None:
     """A key that the document has is shown as said in the line where the document has it."""
     text = document(tables)
     policy = loaded(directory, text)
     lines = text.splitlines()
-    said = {
-        f"{table}.{key}" for table, keys in tables.items() for key in keys if key not in ("socket", "tree", "requests")
-    }
+    said = {f"{table}.{key}" for table, keys in tables.items() for key in keys if key not in PARTED}
     shown = {entry.dotted: entry for entry in entries(policy)}
     assert said <= set(shown)
     for key in said:

@@ -8,15 +8,18 @@ import subprocess
 import sysconfig
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = Path(sysconfig.get_path("scripts")) / "virtiofs-sandbox"
 
 
-def test_the_reference_is_the_command_s_own_help() -> None:
+@pytest.mark.parametrize("command", ["run", "status", "reload", "limit"])
+def test_the_reference_is_the_command_s_own_help(command: str) -> None:
     """After a change of the options: COLUMNS=100 virtiofs-sandbox run --help, pasted under "Reference"."""
     environment = os.environ | {"COLUMNS": "100"}
     done = subprocess.run(
-        [COMMAND, "run", "--help"], capture_output=True, text=True, check=True, timeout=60, env=environment
+        [COMMAND, command, "--help"], capture_output=True, text=True, check=True, timeout=60, env=environment
     )
     reference = (ROOT / "README.md").read_text().partition("## Reference")[2]
     assert done.stdout.strip() in reference

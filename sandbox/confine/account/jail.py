@@ -315,6 +315,18 @@ def _bounds(launch: Launch) -> tuple[Statement, ...]:
     statements.append(
         Statement("cgroups", "control groups", ", ".join(groups) or "those of whoever starts it", {"cgroups": groups})
     )
+    statements += [
+        Statement(
+            f"group {group.directory}",
+            f"version {group.version}",
+            "; ".join(f"{setting.key}: {setting.text} in {setting.file}" for setting in group.settings),
+            {
+                "directory": group.directory,
+                "settings": [{"key": one.key, "file": one.file, "text": one.text} for one in group.settings],
+            },
+        )
+        for group in plan.groups
+    ]
     statements.append(
         Statement(
             "end",
@@ -390,7 +402,7 @@ TOPICS = (
     Topic(
         "limits",
         "Limits and end",
-        frozenset({"nofile", "limits", "process_limit", "cgroups", "end_with_supervisor"}),
+        frozenset({"nofile", "limits", "process_limit", "cgroups", "groups", "end_with_supervisor"}),
         _bounds,
     ),
 )

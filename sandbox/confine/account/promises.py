@@ -111,6 +111,11 @@ def _writable(launch: Launch) -> bool:
     return launch.share.access is Access.READ_WRITE
 
 
+def _grouped(launch: Launch, *controllers: str) -> bool:
+    """Whether a control group holds one of them."""
+    return any(name in group.controllers for group in launch.plan.groups for name in controllers)
+
+
 # Title in docs/threat-model.md, "What is not promised" -> when it applies here, and what it means.
 NOT_PROMISED: dict[str, tuple[Callable[[Launch], bool], str]] = {
     "Other names of a shared file": (
@@ -118,7 +123,7 @@ NOT_PROMISED: dict[str, tuple[Callable[[Launch], bool], str]] = {
         "a file of the share with a second link outside is the same file",
     ),
     "Denial of service by the owner of the disk": (
-        lambda launch: not launch.plan.cgroups,
+        lambda launch: not _grouped(launch, "io", "blkio"),
         "the guest may use all of the disk's time and space",
     ),
     "The monitor's own safety": (
@@ -126,7 +131,7 @@ NOT_PROMISED: dict[str, tuple[Callable[[Launch], bool], str]] = {
         "the worker maps what the monitor gives it as guest memory",
     ),
     "Fork bombs in a jail of root's identity map": (
-        lambda launch: not process_limit_binds(launch) and not launch.plan.cgroups,
+        lambda launch: not process_limit_binds(launch) and not _grouped(launch, "pids"),
         "the second seccomp programs alone keep a worker from forking without end",
     ),
     "Kernel bugs": (_always, "the filters leave out most of the kernel's surface, not all of it"),

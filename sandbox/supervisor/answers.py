@@ -1,0 +1,149 @@
+"""What a share in service answers to each request of its control socket (docs/control.md)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import assert_never
+
+from virtiofs_sandbox.cgroups import hierarchies, planning
+from virtiofs_sandbox.cgroups.groups import Groups
+from virtiofs_sandbox.cgroups.planning import CannotLimitError
+from virtiofs_sandbox.confine import LaunchPlan
+from virtiofs_sandbox.ipc import requests
+from virtiofs_sandbox.ipc.requests import RequestError, fitting, words
+from virtiofs_sandbox.ipc.stats import INDEXES, Statistics
+from virtiofs_sandbox.policies.limiting import KEYS, LimitError, LimitWidensError, differences, limited
+from virtiofs_sandbox.policies.problems import shown
+from virtiofs_sandbox.policies.share import ControlLimits, Share
+from virtiofs_sandbox.supervisor.clients import Peer
+from virtiofs_sandbox.supervisor.events import HostLacks, LimitsChanged, Sink
+from virtiofs_sandbox.supervisor.reloader import Reloader
+from virtiofs_sandbox.supervisor.service import Service
+from virtiofs_sandbox.supervisor.slot import Slot
+from virtiofs_sandbox.supervisor.worker import Terms
+
+
+class ShareAnswers:
+    """Answers for one share. Never waits."""
+
+    def __init__(self, service: Service, groups: Groups, reloader: Reloader, policy: Path | None, sink: Sink) -> None:
+        self._service = service
+        self._groups = groups
+        self._reloader = reloader
+        self._policy = policy
+        self._sink = sink
+
+    async def __call__(self, request: requests.Request, peer: Peer) -> requests.Reply:
+        """Raises RequestError."""
+        match request:
+            case requests.ReadStatus():
+                return self._status()
+            case requests.ReadLimits():
+                return self._limits()
+            case requests.SetLimits():
+                self._check_in_service()
+                return self._change_limits(request, peer)
+            case requests.Reload():
+                self._check_in_service()
+                return await self._reload()
+            case _:
+                assert_never(request)
+
+    def _check_in_service(self) -> None:
+        if self._service.stopping:
+            raise RequestError("stopping", f"share {self._service.terms.share.name} is being stopped")
+
+    async def _reload(self) -> requests.Reloaded:
+        outcome = await self._reloader.reload()
+        if isinstance(outcome, str):
+            raise RequestError("refused", f"{outcome}; everything stays as it was")
+        return requests.Reloaded(
+            changes=fitting([words(change) for change in outcome.changes]),
+            later=fitting([words(change) for change in outcome.later]),
+            warnings=fitting([words(warning) for warning in outcome.warnings]),
+        )
+
+    def _change_limits(self, request: requests.SetLimits, peer: Peer) -> requests.Limits:
+        terms = self._service.terms
+        try:
+            share = limited(self._reloader.share, terms.share, request.set)
+            plan = terms.plan if share.control == terms.share.control else self._in_groups(share, terms.plan)
+        except LimitWidensError as error:
+            raise RequestError("widens", str(error)) from error
+        except (LimitError, CannotLimitError) as error:
+            raise RequestError("refused", str(error)) from error
+        found = tuple(differences(terms.share, share))
+        if found:
+            self._sink(LimitsChanged(share.name, peer, found))
+            self._service.take_over(Terms(share, plan))
+        warnings = tuple(warning for warning in plan.warnings if warning not in terms.plan.warnings)
+        for warning in warnings:
+            self._sink(HostLacks(share.name, warning))
+        return self._limits(found, warnings)
+
+    def _in_groups(self, share: Share, plan: LaunchPlan) -> LaunchPlan:
+        """Has the control groups hold what *share* says. Raises CannotLimitError, and they are as before then."""
+        found = hierarchies.find()
+        # A policy may go without what nothing here holds; who asks for it now is told instead.
+        asked = ControlLimits(disk=share.control.disk, parent=share.control.parent)
+        planning.plan(dataclasses.replace(share, control=asked), found)
+        planned = planning.plan(share, found)
+        self._groups.apply(planned.groups, self._service.keepers)
+        warnings = tuple(dict.fromkeys((*plan.warnings, *planned.warnings)))
+        return dataclasses.replace(plan, groups=planned.groups, warnings=warnings)
+
+    def _limits(self, found: tuple[str, ...] = (), warnings: tuple[str, ...] = ()) -> requests.Limits:
+        policy, now = self._reloader.share, self._service.terms.share
+        statistics = self._statistics()
+        return requests.Limits(
+            limits=tuple(
+                requests.Limit(key=name, unit=key.unit, now=key.of(now), policy=key.of(policy))
+                for name, key in KEYS.items()
+            ),
+            counters={}
+            if statistics is None
+            else {name: requests.Passed(**dataclasses.asdict(one)) for name, one in statistics.throttled.items()},
+            disks=self._groups.disk_figures(),
+            changes=found,
+            warnings=warnings,
+        )
+
+    def _status(self) -> requests.Standing:
+        terms, slot = self._service.terms, self._service.slot
+        rules = [
+            requests.Rule(pattern=words(rule.pattern), mount=rule.held, why=words(rule.why))
+            for rule in (() if slot is None else slot.layers)
+        ]
+        shown_rules = fitting(rules)
+        statistics = self._statistics()
+        return requests.Standing(
+            share=terms.share.name,
+            tag=terms.share.tag,
+            socket=None if self._service.socket is None else words(self._service.socket),
+            supervisor=requests.Identity(pid=os.getpid(), uid=os.geteuid()),
+            tier=terms.plan.tier.value,
+            policy=None if self._policy is None else words(shown(self._policy)),
+            generation=0 if slot is None else slot.generation,
+            state=self._state(slot),
+            client=None if slot is None or slot.peer is None else _identity(slot.peer),
+            since=self._service.since(slot),
+            restarts=self._service.restarts,
+            rules=shown_rules,
+            rules_left_out=len(rules) - len(shown_rules),
+            counters={} if statistics is None else {name: getattr(statistics, name) for name in INDEXES},
+        )
+
+    def _state(self, slot: Slot | None) -> str:
+        if slot is None:
+            return "stopping" if self._service.stopping else "backoff"
+        return slot.state.name.lower()
+
+    def _statistics(self) -> Statistics | None:
+        slot = self._service.slot
+        return None if slot is None else slot.statistics()
+
+
+def _identity(peer: Peer) -> requests.Identity:
+    return requests.Identity(pid=peer.pid, uid=peer.uid)

@@ -1,0 +1,182 @@
+"""Limits on a real disk, a loop device: what a jailed worker gets of it, and what any process in its group does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cgroups.site import Limited, Mounted, Site, file_system
+from tests.guest import fuse
+from tests.guest.frontend import FrontEnd
+from tests.guest.fuse import Opcode
+from tests.guest.policed import LimitRefusedError
+
+LOAD = Path(__file__).with_name("load.py")
+MIB = 1 << 20
+CHUNK = 128 << 10
+# What a throttle lets through too much at the edges of its time slices.
+ABOVE = 1.06
+FILE_SYSTEMS = ("ext4", "xfs")
+
+
+class Guest:
+    """A byte-level guest that writes and reads one file of the share."""
+
+    def __init__(self, client: FrontEnd) -> None:
+        self._client = client
+        client.start()
+        client.init()
+
+    def write(self, name: bytes, size: int, flags: int = 0, chunk: int = CHUNK, sync_every: int | None = None) -> float:
+        """Writes, and syncs at the end or oftener; returns bytes a second."""
+        body = self._client.call(Opcode.CREATE, fuse.create(name, os.O_RDWR | flags))
+        node, handle = fuse.Entry.parse(body).node, fuse.parse_handle(body[-16:])
+        data = os.urandom(chunk)
+        start = time.monotonic()
+        for offset in range(0, size, chunk):
+            self._client.call(Opcode.WRITE, fuse.write(handle, offset, data), node)
+            if sync_every and (offset + chunk) % sync_every == 0:
+                self._client.call(Opcode.FSYNC, fuse.release(handle)[:16], node)
+        self._client.call(Opcode.FSYNC, fuse.release(handle)[:16], node)
+        return size / (time.monotonic() - start)
+
+    def read(self, name: bytes, size: int) -> float:
+        """Reads; returns bytes a second."""
+        node = self._client.lookup(name).node
+        handle = self._client.open(node)
+        start = time.monotonic()
+        for offset in range(0, size, CHUNK):
+            assert len(self._client.read(node, handle, offset, CHUNK)) == CHUNK
+        return size / (time.monotonic() - start)
+
+
+@pytest.fixture(params=FILE_SYSTEMS)
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mounted]:
+    with file_system(request.param, tmp_path) as point:
+        yield point
+
+
+def forget(path: Path) -> None:
+    """Drops its pages from the cache."""
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+
+
+def test_a_jailed_worker_takes_no_more_of_the_disk_than_its_policy_allows(
+    site: Site, disk: Mounted, tmp_path: Path
+) -> None:
+    (disk.seen / "there").write_bytes(os.urandom(16 * MIB))
+    forget(disk.seen / "there")
+    policy = '[limits.disk]\nwrite = "4MiB/s"\nread = "8MiB/s"\n'
+    with (
+        Limited(tmp_path, site, policy, disk.prefix).start() as service,
+        FrontEnd.connect(service.socket, 30) as client,
+    ):
+        guest = Guest(client)
+        assert 1 * MIB < guest.write(b"written", 12 * MIB) < 4 * MIB * ABOVE
+        assert 2 * MIB < guest.read(b"there", 16 * MIB) < 8 * MIB * ABOVE
+        service.reload(policy.replace("4MiB", "16MiB"))
+        faster = guest.write(b"more", 24 * MIB)
+        assert 5 * MIB < faster < 16 * MIB * ABOVE, "a reload reaches the guest that writes"
+        service.reload("")
+        assert guest.write(b"unlimited", 48 * MIB) > 18 * MIB
+        assert service.stop() == 0
+    assert site.left() == []
+
+
+def test_a_limit_set_by_command_reaches_the_guest_that_writes_and_is_lifted_again(
+    site: Site, disk: Mounted, tmp_path: Path
+) -> None:
+    """Both kinds at once; the share was started without any group."""
+    with (
+        Limited(tmp_path, site, "", disk.prefix).start() as service,
+        FrontEnd.connect(service.socket, 30) as client,
+    ):
+        guest = Guest(client)
+        assert guest.write(b"first", 24 * MIB) > 8 * MIB
+        said = service.limit("disk.write=4MiB/s", "metadata-ops=500/s")["limits"]
+        assert (said["disk.write"]["now"], said["metadata-ops"]["now"]) == (4 * MIB, 500)
+        assert 1 * MIB < guest.write(b"second", 12 * MIB) < 4 * MIB * ABOVE
+        assert service.limit("disk.write=none")["limits"]["disk.write"]["now"] is None
+        assert guest.write(b"third", 24 * MIB) > 8 * MIB
+        assert service.stop() == 0
+    assert site.left() == []
+
+
+def test_a_limit_of_the_disk_that_nothing_can_hold_is_refused_and_nothing_is_changed(
+    site: Site, tmp_path: Path
+) -> None:
+    policy = '[limits]\nunenforceable = "warn"\n'
+    on_memory = tmp_path / "share"
+    inside = f'mkdir -p {on_memory} && mount -t tmpfs none {on_memory} && exec "$@"'
+    prefix = ("unshare", "--mount", "sh", "-c", inside, "sh")
+    with Limited(tmp_path, site, policy, prefix).start() as service:
+        with pytest.raises(LimitRefusedError, match=r"^\(1, .*limits\.disk\.write cannot be held here"):
+            service.limit("disk.write=4MiB/s", "read=4MiB/s")
+        assert all(limit["now"] is None for limit in service.limit()["limits"].values())
+        assert service.stop() == 0
+    assert site.left() == []
+
+
+def test_operations_are_held_too(site: Site, disk: Mounted, tmp_path: Path) -> None:
+    with (
+        Limited(tmp_path, site, '[limits.disk]\nwrite-ops = "40/s"\n', disk.prefix).start() as service,
+        FrontEnd.connect(service.socket, 30) as client,
+    ):
+        count = 80
+        rate = Guest(client).write(b"small", count * 4096, os.O_DSYNC, 4096) / 4096
+        assert rate < 40 * ABOVE * count / (count - 4), "the first slice may come at once"
+        assert service.stop() == 0
+
+
+@pytest.mark.slow
+def test_accuracy(site: Site, disk: Mounted, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table of docs/limits-disk.md, for one file system."""
+    seconds = 6.0
+    table = Path(f"/proc/{disk.holder}/mounts").read_text().splitlines()
+    kind = next(line.split()[2] for line in table if str(disk.point) in line)
+    (disk.seen / "there").write_bytes(os.urandom(160 * MIB))
+    rows = []
+
+    def plain(key: str, way: str, how: str, block: int, asked: int) -> None:
+        service.reload(f'[limits.disk]\n{key} = "{asked}{"/s" if "ops" in key else "MiB/s"}"\n')
+        forget(disk.seen / "there")
+        file = disk.point / ("there" if way == "read" else "written")
+        said = [str(site.group("io")), str(file), way, how, str(block), str(seconds)]
+        command = [*disk.prefix, sys.executable, str(LOAD), *said]
+        run = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        operations, bytes_ = map(float, run.stdout.split())
+        got = operations if "ops" in key else bytes_ / MIB
+        rows.append((key, f"a process, {how}, {block >> 10} KiB", asked, got))
+
+    with (
+        Limited(tmp_path, site, '[limits.disk]\nwrite = "10MiB/s"\n', disk.prefix).start() as service,
+        FrontEnd.connect(service.socket, 60) as client,
+    ):
+        guest = Guest(client)
+        got = guest.write(b"guest", 60 * MIB, sync_every=4 * MIB)
+        rows.append(("write", "a guest, fsync every 4 MiB, 128 KiB", 10, got / MIB))
+        service.reload('[limits.disk]\nread = "20MiB/s"\n')
+        forget(disk.seen / "there")
+        rows.append(("read", "a guest, nothing cached, 128 KiB", 20, guest.read(b"there", 120 * MIB) / MIB))
+        for block in (4 << 10, 64 << 10, 1 << 20):
+            plain("write", "write", "direct", block, 10)
+            plain("read", "read", "direct", block, 20)
+        plain("write", "write", "buffered", 64 << 10, 10)
+        plain("write-ops", "write", "direct", 8 << 10, 200)
+        plain("read-ops", "read", "direct", 8 << 10, 500)
+        assert service.stop() == 0
+    with capsys.disabled():
+        print()
+        for key, who, asked, got in rows:
+            print(f"| {kind} | `disk.{key}` | {who} | {asked} | {got:.1f} | {100 * (got / asked - 1):+.1f} % |")
+    assert [row for row in rows if row[3] > row[2] * ABOVE] == []

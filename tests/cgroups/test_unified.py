@@ -1,0 +1,138 @@
+"""Control groups of version 2, by our code in a guest kernel that has them: a real disk, real limits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cgroups import in_guest
+from tests.guest.images import ROOT, MissingProgramError, user_mode_linux
+from tests.guest.machine import ENDS_WITH_TEST
+
+ABOVE = 1.06
+QUICK = ("disks", "facts", "every_limit", "a_weight_that_the_kernel_lacks", "a_group_of_our_own")
+
+
+def boot(work: Path, *scenes: str, seconds: float = 5.0) -> dict[str, Any]:
+    """Runs *scenes* in a guest; what each came to, by name."""
+    if os.geteuid() != 0:
+        pytest.skip("the guest has the host's root directory as its own: needs root")
+    try:
+        image = user_mode_linux()
+    except MissingProgramError as error:
+        pytest.skip(str(error))
+    disk = work / "disk"
+    with disk.open("wb") as file:
+        file.truncate(300 << 20)
+    subprocess.run(["mkfs.ext4", "-q", str(disk)], check=True, capture_output=True)
+    start = work / "init"
+    start.write_text(
+        f"#!/bin/sh\nexport PATH={os.environ['PATH']} PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={ROOT}\n"
+        f"exec {sys.executable} {ROOT}/tests/cgroups/in_guest.py\n"
+    )
+    start.chmod(0o755)
+    command = [
+        *ENDS_WITH_TEST,
+        str(image.program),
+        "mem=384M",
+        "root=/dev/root",
+        "rootfstype=hostfs",
+        "rootflags=/",
+        "ro",
+        f"ubd0={disk}",
+        f"uml_dir={work}",
+        "umid=uml",
+        "con=null",
+        "con0=null,fd:1",
+        "ssl=null",
+        "panic=1",
+        "quiet",
+        f"init={start}",
+        f"seconds={seconds}",
+        f"scenes={','.join(scenes)}",
+    ]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL, check=False)
+    lines = [line.partition(in_guest.MARK)[2] for line in run.stdout.splitlines() if in_guest.MARK in line]
+    outcomes = {name: json.loads(text) for name, _, text in (line.partition(": ") for line in lines)}
+    assert set(outcomes) == set(scenes), run.stdout[-4000:] + run.stderr[-2000:]
+    for name, outcome in outcomes.items():
+        assert not (isinstance(outcome, dict) and "failed" in outcome), f"{name}:\n{outcome['failed']}"
+    return outcomes
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return boot(tmp_path_factory.mktemp("unified"), *QUICK)
+
+
+def test_the_disk_and_the_hierarchy_are_found(outcomes: dict[str, Any]) -> None:
+    assert [disk["name"] for disk in outcomes["disks"]] == ["ubda"]
+    assert "io: version 2, below /sys/fs/cgroup" in outcomes["facts"]
+    assert any(fact.startswith("disk behind /mnt: ") for fact in outcomes["facts"])
+
+
+def test_every_limit_is_written_changed_and_lifted(outcomes: dict[str, Any]) -> None:
+    outcome = outcomes["every_limit"]
+    assert outcome["directory"] == "/sys/fs/cgroup/virtiofs-sandbox/share-data"
+    number, rates = outcome["written"].pop("io.max").split(" ", 1)
+    assert rates == "rbps=20971520 wbps=10485760 riops=max wiops=500"
+    assert outcome["written"] == {
+        "memory.high": str(64 << 20),
+        "memory.max": str(128 << 20),
+        "cpu.max": "50000 100000",
+        "cpu.weight": "200",
+        "pids.max": "50",
+    }
+    assert outcome["changed"] == {
+        "io.max": f"{number} rbps=max wbps=5242880 riops=max wiops=max",
+        "memory.high": "max",
+        "memory.max": "max",
+        "cpu.max": "max 100000",
+        "cpu.weight": "100",
+        "pids.max": "max",
+    }
+    assert outcome["left"] == []
+
+
+def test_a_file_that_the_kernel_lacks_is_refused_or_warned_of(outcomes: dict[str, Any]) -> None:
+    outcome = outcomes["a_weight_that_the_kernel_lacks"]
+    if "file" in outcome:
+        assert outcome == {"file": "default 300", "refuse": "taken", "warn": "taken", "left": []}
+    else:
+        for choice in ("refuse", "warn"):
+            assert "limits.disk.weight is not taken by the kernel: there is no /sys/fs/cgroup/" in outcome[choice]
+        assert outcome["left"] == []
+
+
+def test_in_a_group_of_our_own_we_make_way_for_the_shares(outcomes: dict[str, Any]) -> None:
+    """Version 2 wants no processes in a group that gives controllers to those below it."""
+    outcome = outcomes["a_group_of_our_own"]
+    assert outcome["directory"] == "/sys/fs/cgroup/service/virtiofs-sandbox/share-data"
+    assert outcome["us"] == "0::/service/virtiofs-sandbox-supervisor"
+    assert outcome["child"] == "0::/service/virtiofs-sandbox/share-data"
+    assert outcome["again"] == outcome["directory"], "a reload finds the same place"
+    assert outcome["pids.max"] == {"pids.max": "40"}
+    assert outcome["unremoved"] == []
+
+
+@pytest.mark.slow
+def test_a_disk_is_held_to_its_rates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table of docs/limits-disk.md, for version 2."""
+    outcome = boot(tmp_path, "rates")["rates"]
+    with capsys.disabled():
+        print()
+        for key, who, asked, got in outcome["rows"]:
+            said = key.replace("_", "-")
+            print(
+                f"| version 2, ext4 | `disk.{said}` | {who} | {asked} | {got:.1f} | {100 * (got / asked - 1):+.1f} % |"
+            )
+    assert [row for row in outcome["rows"] if not 0.5 * row[2] < row[3] < ABOVE * row[2]] == []
+    (figures,) = outcome["figures"].values()
+    assert figures["wbytes"] > 100 << 20
+    assert figures["rbytes"] > 100 << 20
