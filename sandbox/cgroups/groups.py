@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from virtiofs_sandbox.cgroups.hierarchies import LEAF, UNIFIED
 from virtiofs_sandbox.cgroups.nodes import GroupNode
-from virtiofs_sandbox.cgroups.planning import CannotLimitError, own_processes
+from virtiofs_sandbox.cgroups.planning import ABOVE, PREFIX, CannotLimitError, own_processes
 from virtiofs_sandbox.confine.plan import ControlGroup, GroupSetting
 
 # A killed jail is gone from its group within milliseconds; one that hangs in the kernel is not.
@@ -153,6 +153,24 @@ class Groups:
                 self._warn(f"the control group {directory} does not take process {pid}: {error.strerror}")
 
 
+def sweep(bases: Iterable[str]) -> None:
+    """Removes what killed supervisors left below *bases*, of whichever share; what is locked or not empty stays."""
+    for base in bases:
+        above = os.path.join(base, ABOVE)
+        with contextlib.suppress(OSError):
+            for directory in [entry.path for entry in os.scandir(above) if entry.name.startswith(PREFIX)]:
+                _sweep(directory)
+            os.rmdir(above)
+
+
+def _sweep(directory: str) -> None:
+    with contextlib.suppress(OSError), contextlib.ExitStack() as held:
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        held.callback(os.close, lock)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.rmdir(directory)
+
+
 def _place(setting: GroupSetting) -> tuple[str, str]:
     """What a setting takes the place of: files by disk have a line for each."""
     first = setting.text.split()[0]
@@ -250,13 +268,17 @@ def _made(directory: str) -> bool:
 
 
 def _lock(lock: int, directory: str, share: str) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise CannotLimitError(
-            f"another supervisor has a share {share!r} in service: it holds {directory}; stop it, or name this one "
-            "otherwise"
-        ) from None
+    # One that sweeps holds it for a moment.
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOOK_SECONDS)
+        else:
+            return
+    raise CannotLimitError(
+        f"another supervisor has a share {share!r} in service: it holds {directory}; stop it or rename this one"
+    )
 
 
 def _is_at(lock: int, directory: str) -> bool:
