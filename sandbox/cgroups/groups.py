@@ -51,10 +51,16 @@ class Groups:
         return tuple(os.fsencode(group.directory) for group in self._wanted)
 
     def disk_figures(self) -> dict[str, dict[str, int]]:
-        """io.stat by disk, "MAJOR:MINOR": rbytes, wbytes, rios, wios; empty where version 2 does not hold disks."""
+        """What was read and written so far by disk, "MAJOR:MINOR": rbytes, wbytes, rios, wios, as io.stat has them.
+
+        Empty without a limit on the disk. Raises OSError.
+        """
         for held in self._held.values():
-            if held.group.version == UNIFIED and "io" in held.group.controllers:
+            if "io" in held.group.controllers:
                 return dict(held.node.controller.io_stat)
+            if "blkio" in held.group.controllers:
+                counters = held.node.controller
+                return _figures(counters.throttle_io_service_bytes, counters.throttle_io_serviced)
         return {}
 
     def apply(self, groups: Sequence[ControlGroup], jails: Iterable[int] = ()) -> None:
@@ -169,6 +175,19 @@ def _sweep(directory: str) -> None:
         held.callback(os.close, lock)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.rmdir(directory)
+
+
+def _figures(moved: dict[str, dict[str, int]], operations: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    """The counters of version 1 by the names of version 2."""
+    return {
+        number: {
+            "rbytes": moved[number].get("Read", 0),
+            "wbytes": moved[number].get("Write", 0),
+            "rios": operations.get(number, {}).get("Read", 0),
+            "wios": operations.get(number, {}).get("Write", 0),
+        }
+        for number in moved
+    }
 
 
 def _place(setting: GroupSetting) -> tuple[str, str]:
