@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from virtiofs_sandbox.cgroups.groups import Groups
-from virtiofs_sandbox.cgroups.planning import CannotLimitError
+from virtiofs_sandbox.cgroups import hierarchies
+from virtiofs_sandbox.cgroups.groups import Groups, sweep
+from virtiofs_sandbox.cgroups.planning import CannotLimitError, bases
 from virtiofs_sandbox.confine import CannotConfineError, LaunchPlan
 from virtiofs_sandbox.policies.share import Share, ShareError
 from virtiofs_sandbox.supervisor.answers import ShareAnswers
@@ -100,6 +101,7 @@ async def run_share(
         sink(HostLacks(share.name, warning))
     zygotes = Zygotes(share.name, launching, sink)
     groups = Groups(share.name, lambda sentence: sink(LimitNotHeld(share.name, sentence)))
+    sweep(bases(hierarchies.find(), share.control.parent))
     try:
         groups.apply(plan.groups)
     except CannotLimitError as error:
