@@ -7,7 +7,7 @@ import re
 from decimal import Decimal
 
 from virtiofs_sandbox.policies.share import CpuQuota
-from virtiofs_sandbox.policies.values import BYTE_UNITS, Refused, quoted
+from virtiofs_sandbox.policies.values import BYTE_UNITS, Refused, quoted, whole_bytes
 
 _SIZE = re.compile(r"([0-9]{1,13}(?:\.[0-9]{1,3})?)(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)", re.ASCII)
 _PERCENT = re.compile(r"([0-9]{1,6})%", re.ASCII)
@@ -30,14 +30,12 @@ def memory(text: str) -> int:
     found = _SIZE.fullmatch(text)
     if found is None:
         raise Refused(f'{quoted(text)} is no size; a number with its unit is accepted, as in "512MiB" or "1.5GB"')
-    amount = Decimal(found[1]) * BYTE_UNITS[found[2]]
-    if amount != int(amount):
-        raise Refused(f"{quoted(text)} is no whole number of bytes")
+    amount = whole_bytes(text, found[1], found[2])
     if not MIN_MEMORY <= amount <= MAX_MEMORY:
         raise Refused(
             f'{quoted(text)} is out of range; "32MiB" to "1024TiB" is accepted, and the key left out means no limit'
         )
-    return int(amount)
+    return amount
 
 
 def cpu(text: str) -> CpuQuota:

@@ -13,7 +13,6 @@ from virtiofs_sandbox.policies import control
 from virtiofs_sandbox.policies.policy import Policy
 from virtiofs_sandbox.policies.problems import Origin, shown
 from virtiofs_sandbox.policies.share import ControlLimits, IdMap, RequestLimits, Share
-from virtiofs_sandbox.policies.values import BYTE_UNITS
 
 TABLES = ("share", "cache", "identity", "paths", "limits", "sandbox", "worker")
 _BARE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
@@ -136,13 +135,13 @@ def _limits(limits: RequestLimits | None) -> Iterable[_Said]:
 
 def byte_rate(rate: int) -> str:
     """Bytes a second in the largest unit that says it exactly."""
-    return min((f"{rate // size}{unit}/s" for unit, size in BYTE_UNITS.items() if rate % size == 0), key=len)
+    return f"{control.size(rate)}/s"
 
 
 def _control(limits: ControlLimits) -> Iterable[_Said]:
     disk, memory, cpu = limits.disk, limits.memory, limits.cpu
     for key, rate in (("read", disk.read), ("write", disk.write)):
-        yield ("limits", "disk", key), None if rate is None else f"{control.size(rate)}/s", "no limit"
+        yield ("limits", "disk", key), None if rate is None else byte_rate(rate), "no limit"
     for key, rate in (("read-ops", disk.read_ops), ("write-ops", disk.write_ops)):
         yield ("limits", "disk", key), None if rate is None else f"{rate}/s", "no limit"
     yield ("limits", "disk", "weight"), disk.weight, "100"

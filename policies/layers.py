@@ -151,8 +151,7 @@ def _misplaced(source: Source, *, is_defaults: bool, is_policy: bool) -> list[Pr
     if "site" in source.table and not is_defaults:
         sentence = "it holds for the whole machine and stands in defaults.toml, beside the directory of policies"
         problems.append(Problem(source.file, source.origin(("site",)).line, "site", sentence))
-    limits = source.table.get("limits")
-    if isinstance(limits, dict) and "parent" in limits and not is_defaults:
+    if "limits.parent" in flat(source) and not is_defaults:
         sentence = "where control groups are made is the site's matter; it stands in defaults.toml"
         problems.append(Problem(source.file, source.origin(("limits", "parent")).line, "limits.parent", sentence))
     if not is_policy:

@@ -123,10 +123,15 @@ def byte_rate(text: str) -> int:
     found = _BYTE_RATE.fullmatch(text)
     if found is None:
         raise Refused(f'{quoted(text)} is no rate; a number with its unit is accepted, as in "200MiB/s" or "1.5GB/s"')
-    amount = Decimal(found[1]) * BYTE_UNITS[found[2]]
+    return _rate(text, whole_bytes(text, found[1], found[2]), MIN_BYTE_RATE, '"16KiB/s" to "1TiB/s"')
+
+
+def whole_bytes(text: str, number: str, unit: str) -> int:
+    """*number* of *unit*, both as they stand in *text*."""
+    amount = Decimal(number) * BYTE_UNITS[unit]
     if amount != int(amount):
         raise Refused(f"{quoted(text)} is no whole number of bytes")
-    return _rate(text, int(amount), MIN_BYTE_RATE, '"16KiB/s" to "1TiB/s"')
+    return int(amount)
 
 
 def operation_rate(text: str) -> int:

@@ -26,7 +26,7 @@ _DELEGATION = (
 
 _UNCHARGED = (
     "limits.disk holds what is written directly or synced, but not what the kernel writes back by itself later, which "
-    "control groups of version 1 charge to nobody; those of version 2 do"
+    "control groups of version 1 charge to nobody; those of version 2 do; limits.requests.write bounds what is asked"
 )
 
 
@@ -215,8 +215,12 @@ def _not_ours(base: str, version: int) -> str | None:
 
 def _only_ours(directory: str) -> bool:
     """Whether nobody but this process and its children is in the group, so that they can move to one below."""
-    with open(os.path.join(directory, "cgroup.procs"), encoding="ascii") as file:
-        there = set(map(int, file.read().split()))
+    try:
+        with open(os.path.join(directory, "cgroup.procs"), encoding="ascii") as file:
+            there = set(map(int, file.read().split()))
+    except OSError:
+        # Not ours to read, or of threads.
+        return False
     return there <= own_processes()
 
 
@@ -230,6 +234,6 @@ def own_processes() -> set[int]:
         try:
             with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
                 unseen += map(int, file.read().split())
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             continue
     return found

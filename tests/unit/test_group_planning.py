@@ -156,12 +156,25 @@ def test_without_any_hierarchy_each_limit_is_refused_by_its_key_or_warned_of(tmp
     assert [sentence.split()[0] for sentence in planned.warnings] == ["limits.memory.max", "limits.pids.max"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_group_that_is_not_ours_is_said_with_how_to_get_one(tmp_path: Path) -> None:
+def test_a_group_whose_processes_cannot_be_read_is_not_taken_for_our_own(tmp_path: Path) -> None:
     hierarchy = tree(tmp_path / "v2", "pids")
-    (tmp_path / "v2").chmod(0o555)
-    with pytest.raises(planning.CannotLimitError, match="Delegate=yes"):
-        planning.plan(share(tmp_path, ControlLimits(pids=50)), [hierarchy])
+    own = tree(tmp_path / "v2/own", "pids")
+    (tmp_path / "v2/own/cgroup.procs").unlink()
+    (tmp_path / "v2/own/cgroup.procs").mkdir()
+    inner = dataclasses.replace(hierarchy, own=own.mount)
+    (group,) = planning.plan(share(tmp_path, ControlLimits(pids=50)), [inner]).groups
+    assert group.base == hierarchy.mount
+
+
+def test_a_group_with_processes_of_others_is_left_to_them(tmp_path: Path) -> None:
+    hierarchy = tree(tmp_path / "v2", "pids")
+    own = tree(tmp_path / "v2/own", "pids")
+    inner = dataclasses.replace(hierarchy, own=own.mount)
+    procs = tmp_path / "v2/own/cgroup.procs"
+    for pids, base in ((f"{os.getpid()}\n", own.mount), (f"{os.getpid()}\n1\n", hierarchy.mount)):
+        procs.write_text(pids)
+        (group,) = planning.plan(share(tmp_path, ControlLimits(pids=50)), [inner]).groups
+        assert group.base == base
 
 
 def test_a_parent_of_the_site_that_is_not_there_is_said(tmp_path: Path) -> None:

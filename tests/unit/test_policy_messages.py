@@ -238,6 +238,7 @@ VALUES = [
             ("pids", "max", '"100"'),
         ]
     ),
+    single("a number for the table of limits", f"limits = 0\n{SHARE}"),
     single("a choice that is none", f'{SHARE}[limits]\nunenforceable = "ignore"\n'),
     single("text for a table", f'{SHARE}[limits]\ndisk = "20MiB/s"\n'),
     single("a disk's rate beside the table for it", f'{SHARE}[limits]\nwrite = "20MiB/s"\n'),
