@@ -6,6 +6,7 @@ import enum
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from virtiofs_sandbox.confine.plan import HeldRule, MountAction, MountChange
 from virtiofs_sandbox.ipc.exits import Ending
@@ -21,9 +22,11 @@ class Event:
 
     share: str
 
+    _LEVEL: ClassVar[LogLevel] = LogLevel.INFO
+
     @property
     def level(self) -> LogLevel:
-        return LogLevel.INFO
+        return self._LEVEL
 
 
 Sink = Callable[[Event], None]
@@ -54,9 +57,7 @@ class HostLacks(Event):
 
     sentence: str
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.WARNING
+    _LEVEL = LogLevel.WARNING
 
     def __str__(self) -> str:
         return self.sentence
@@ -68,9 +69,7 @@ class LimitNotHeld(Event):
 
     sentence: str
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.WARNING
+    _LEVEL = LogLevel.WARNING
 
     def __str__(self) -> str:
         return self.sentence
@@ -82,9 +81,7 @@ class GroupsLeft(Event):
 
     directories: tuple[str, ...]
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.WARNING
+    _LEVEL = LogLevel.WARNING
 
     def __str__(self) -> str:
         return f"left behind, since processes are in them: {', '.join(self.directories)}"
@@ -95,9 +92,7 @@ class AcceptFailed(Event):
     reason: str
     pause: float
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.ERROR
+    _LEVEL = LogLevel.ERROR
 
     def __str__(self) -> str:
         return f"cannot accept connections: {self.reason}; trying again in {self.pause:g} s"
@@ -108,9 +103,7 @@ class ClientWaits(Event):
     client: Peer
     holder: Peer | None
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.DEBUG
+    _LEVEL = LogLevel.DEBUG
 
     def __str__(self) -> str:
         return f"{self.client} connected and waits" + (f" for {self.holder} to go" if self.holder else "")
@@ -120,9 +113,7 @@ class ClientWaits(Event):
 class ClientsGaveUp(Event):
     number: int
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.DEBUG
+    _LEVEL = LogLevel.DEBUG
 
     def __str__(self) -> str:
         return f"{self.number} connection(s) hung up while waiting"
@@ -134,9 +125,7 @@ class ClientRefused(Event):
     holder: Peer
     after: float
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.WARNING
+    _LEVEL = LogLevel.WARNING
 
     def __str__(self) -> str:
         return (
@@ -150,9 +139,7 @@ class WorkerWarm(WorkerEvent):
     pid: int
     seconds: float
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.DEBUG
+    _LEVEL = LogLevel.DEBUG
 
     def __str__(self) -> str:
         return f"worker ready (keeper pid {self.pid}, {self.seconds * 1000:.0f} ms after the launch began)"
@@ -202,9 +189,7 @@ class WorkerSaid(WorkerEvent):
 class LinesDropped(WorkerEvent):
     lines: int
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.WARNING
+    _LEVEL = LogLevel.WARNING
 
     def __str__(self) -> str:
         return f"{self.lines} log lines of the worker dropped: they came too fast"
@@ -226,9 +211,7 @@ class CallRefused(WorkerEvent):
     thread: str | None
     outcome: CallOutcome
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.WARNING
+    _LEVEL = LogLevel.WARNING
 
     def __str__(self) -> str:
         who = "the worker" if self.thread is None else f"the worker's thread {self.thread!r}"
@@ -248,9 +231,7 @@ class AccessRefused(WorkerEvent):
     rights: str
     path: str | None
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.WARNING
+    _LEVEL = LogLevel.WARNING
 
     def __str__(self) -> str:
         where = "" if self.path is None else f" on {self.path!r}"
@@ -261,9 +242,7 @@ class AccessRefused(WorkerEvent):
 class DenialsLeftOut(WorkerEvent):
     number: int
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.WARNING
+    _LEVEL = LogLevel.WARNING
 
     def __str__(self) -> str:
         return f"{self.number} more denial(s) of the worker left out: they came too fast"
@@ -273,9 +252,7 @@ class DenialsLeftOut(WorkerEvent):
 class WorkerKilled(WorkerEvent):
     reason: str
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.WARNING
+    _LEVEL = LogLevel.WARNING
 
     def __str__(self) -> str:
         return f"killing the worker: {self.reason}"
@@ -327,9 +304,7 @@ class SettingsNotApplied(WorkerEvent):
 
     reason: str
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.WARNING
+    _LEVEL = LogLevel.WARNING
 
     def __str__(self) -> str:
         return f"{self.reason}; the settings before hold until the client leaves"
@@ -350,9 +325,7 @@ class MountNotChanged(WorkerEvent):
     change: MountChange
     reason: str
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.WARNING
+    _LEVEL = LogLevel.WARNING
 
     def __str__(self) -> str:
         path = os.fsdecode(self.change.path)
@@ -405,9 +378,7 @@ class TakesEffectLater(WorkerEvent):
 class WorkerReplaced(WorkerEvent):
     """It was warm, and launched by what the policy said before."""
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.DEBUG
+    _LEVEL = LogLevel.DEBUG
 
     def __str__(self) -> str:
         return "replaced: it was launched before the reload"
@@ -417,9 +388,7 @@ class WorkerReplaced(WorkerEvent):
 class LaunchFailed(WorkerEvent):
     reason: str
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.ERROR
+    _LEVEL = LogLevel.ERROR
 
     def __str__(self) -> str:
         return f"launch failed: {self.reason}"
@@ -430,9 +399,7 @@ class BackingOff(Event):
     failures: int
     delay: float
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.WARNING
+    _LEVEL = LogLevel.WARNING
 
     def __str__(self) -> str:
         return f"{self.failures} failures in a row; next launch in {self.delay:.1f} s, connections wait until then"
@@ -443,9 +410,7 @@ class ZygoteDied(Event):
     pid: int
     ending: Ending
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.ERROR
+    _LEVEL = LogLevel.ERROR
 
     def __str__(self) -> str:
         return f"the zygote (pid {self.pid}) died: {self.ending}; running workers are not touched"
@@ -455,9 +420,7 @@ class ZygoteDied(Event):
 class ZygoteReplaced(Event):
     pid: int
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.WARNING
+    _LEVEL = LogLevel.WARNING
 
     def __str__(self) -> str:
         return f"a new zygote runs (pid {self.pid})"
@@ -478,9 +441,7 @@ class Reloaded(Event):
 class ReloadRefused(Event):
     reason: str
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.ERROR
+    _LEVEL = LogLevel.ERROR
 
     def __str__(self) -> str:
         return f"reload refused: {self.reason}; everything stays as it was"
@@ -501,9 +462,7 @@ class LimitsChanged(Event):
 class NoControlSocket(Event):
     reason: str
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.WARNING
+    _LEVEL = LogLevel.WARNING
 
     def __str__(self) -> str:
         return f"no control socket, so reload, status and limit do not reach this share: {self.reason}"
@@ -515,9 +474,7 @@ class ControlRefused(Event):
 
     peer: Peer
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.DEBUG
+    _LEVEL = LogLevel.DEBUG
 
     def __str__(self) -> str:
         return f"{self.peer} turned away from the control socket"
@@ -527,9 +484,7 @@ class ControlRefused(Event):
 class ControlFailed(Event):
     reason: str
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.ERROR
+    _LEVEL = LogLevel.ERROR
 
     def __str__(self) -> str:
         return f"control socket: {self.reason}"
@@ -550,9 +505,7 @@ class StillThere(Event):
 
     pids: tuple[int, ...]
 
-    @property
-    def level(self) -> LogLevel:
-        return LogLevel.ERROR
+    _LEVEL = LogLevel.ERROR
 
     def __str__(self) -> str:
         pids = ", ".join(map(str, self.pids))
