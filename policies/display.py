@@ -13,7 +13,7 @@ from virtiofs_sandbox.policies import control
 from virtiofs_sandbox.policies.policy import Policy
 from virtiofs_sandbox.policies.problems import Origin, shown
 from virtiofs_sandbox.policies.share import ControlLimits, IdMap, RequestLimits, Share
-from virtiofs_sandbox.policies.values import BYTE_UNITS
+from virtiofs_sandbox.policies.values import shown_byte_rate
 
 TABLES = ("share", "cache", "identity", "paths", "limits", "sandbox", "worker")
 _BARE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
@@ -118,6 +118,8 @@ def _rest(share: Share) -> Iterable[_Said]:
     yield ("paths", "strict_links"), paths.strict_links, ""
     yield from _limits(share.limits)
     yield from _control(share.control)
+    yield ("limits", "group", "name"), None if share.group is None else share.group.name, "none"
+    yield ("limits", "group", "weight"), None if share.group is None else share.group.weight, "100"
     yield ("sandbox", "minimum"), share.sandbox.minimum.value, ""
     yield ("sandbox", "seccomp"), share.sandbox.seccomp.value, ""
     yield ("worker", "queues"), share.queues, ""
@@ -126,17 +128,12 @@ def _rest(share: Share) -> Iterable[_Said]:
 def _limits(limits: RequestLimits | None) -> Iterable[_Said]:
     some = limits or RequestLimits()
     for key, rate in (("read", some.read), ("write", some.write)):
-        yield ("limits", "requests", key), None if rate is None else byte_rate(rate), "no limit"
+        yield ("limits", "requests", key), None if rate is None else shown_byte_rate(rate), "no limit"
     rates = (("read-ops", some.read_ops), ("write-ops", some.write_ops), ("metadata-ops", some.metadata_ops))
     for key, rate in rates:
         yield ("limits", "requests", key), None if rate is None else f"{rate}/s", "no limit"
     for key, seconds in (("burst", some.burst), ("max-delay", some.max_delay)):
         yield ("limits", "requests", key), None if limits is None else f"{round(seconds * 1000)}ms", "no limit"
-
-
-def byte_rate(rate: int) -> str:
-    """Bytes a second in the largest unit that says it exactly."""
-    return min((f"{rate // size}{unit}/s" for unit, size in BYTE_UNITS.items() if rate % size == 0), key=len)
 
 
 def _control(limits: ControlLimits) -> Iterable[_Said]:
