@@ -37,7 +37,7 @@ class Registry:
     def join(self) -> None:
         """Enters, and holds the lock until `joined` with the first record. Raises OSError, GroupBusyError."""
         for _ in range(_TRIES):
-            for place in (self._directory.parent, self._directory):
+            for place in (self._directory.parent.parent, self._directory.parent, self._directory):
                 with contextlib.suppress(FileNotFoundError):
                     make_directory(place)
             try:
