@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from virtiofs_sandbox.budgets.member import Part
 from virtiofs_sandbox.cgroups.groups import Groups
 from virtiofs_sandbox.cgroups.planning import CannotLimitError
 from virtiofs_sandbox.confine import CannotConfineError, LaunchPlan
@@ -31,7 +32,7 @@ from virtiofs_sandbox.supervisor.events import (
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError
 from virtiofs_sandbox.supervisor.reloader import Reload, Reloader
 from virtiofs_sandbox.supervisor.service import Service, StartError
-from virtiofs_sandbox.supervisor.sharing import Part, Sharing
+from virtiofs_sandbox.supervisor.sharing import Sharing
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.worker import Terms, Worker, launch_worker
 from virtiofs_sandbox.supervisor.zygotes import Launching, Z, Zygotes

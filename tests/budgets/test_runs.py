@@ -8,6 +8,7 @@ import signal
 import time
 
 import pytest
+
 from tests.budgets.members import MIB, Load, members, rates
 
 BUDGET = 8 * MIB
