@@ -71,13 +71,13 @@ lint: build
 
 .PHONY: test
 test: lint guests
-	@$(REQUIRE) callers
+	@$(REQUIRE) callers disks
 	cargo test --quiet --locked
 	$(BIN)/pytest -m 'not slow'
 
 .PHONY: test-slow
 test-slow: build guests
-	@$(REQUIRE) fresh
+	@$(REQUIRE) disks fresh
 	$(BIN)/pytest -m slow
 
 .PHONY: fresh

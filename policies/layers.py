@@ -162,7 +162,8 @@ def _misplaced(source: Source, *, is_defaults: bool, is_policy: bool) -> list[Pr
     if "groups" in source.table and not is_defaults:
         sentence = "a budget holds for several shares and stands in defaults.toml, beside the directory of policies"
         problems.append(Problem(source.file, source.origin(("groups",)).line, "groups", sentence))
-    if "parent" in source.table.get("limits", {}) and not is_defaults:
+    limits = source.table.get("limits")
+    if isinstance(limits, dict) and "parent" in limits and not is_defaults:
         sentence = "where control groups are made is the site's matter; it stands in defaults.toml"
         problems.append(Problem(source.file, source.origin(("limits", "parent")).line, "limits.parent", sentence))
     if not is_policy:

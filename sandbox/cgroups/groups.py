@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from virtiofs_sandbox.cgroups.hierarchies import LEAF, UNIFIED
 from virtiofs_sandbox.cgroups.narrowing import narrowed
 from virtiofs_sandbox.cgroups.nodes import GroupNode
-from virtiofs_sandbox.cgroups.planning import CannotLimitError, own_processes
+from virtiofs_sandbox.cgroups.planning import ABOVE, PREFIX, CannotLimitError, own_processes
 from virtiofs_sandbox.confine.plan import ControlGroup, GroupSetting
 from virtiofs_sandbox.policies.share import Rates
 
@@ -62,10 +62,16 @@ class Groups:
         return tuple(os.fsencode(group.directory) for group in self._wanted)
 
     def disk_figures(self) -> dict[str, dict[str, int]]:
-        """io.stat by disk, "MAJOR:MINOR": rbytes, wbytes, rios, wios; empty where version 2 does not hold disks."""
+        """What was read and written so far by disk, "MAJOR:MINOR": rbytes, wbytes, rios, wios, as io.stat has them.
+
+        Empty without a limit on the disk. Raises OSError.
+        """
         for held in self._held.values():
-            if held.group.version == UNIFIED and "io" in held.group.controllers:
+            if "io" in held.group.controllers:
                 return dict(held.node.controller.io_stat)
+            if "blkio" in held.group.controllers:
+                counters = held.node.controller
+                return _figures(counters.throttle_io_service_bytes, counters.throttle_io_serviced)
         return {}
 
     def disk_usage(self) -> dict[str, int]:
@@ -189,6 +195,37 @@ class Groups:
                 self._warn(f"the control group {directory} does not take process {pid}: {error.strerror}")
 
 
+def sweep(bases: Iterable[str]) -> None:
+    """Removes what killed supervisors left below *bases*, of whichever share; what is locked or not empty stays."""
+    for base in bases:
+        above = os.path.join(base, ABOVE)
+        with contextlib.suppress(OSError):
+            for directory in [entry.path for entry in os.scandir(above) if entry.name.startswith(PREFIX)]:
+                _sweep(directory)
+            os.rmdir(above)
+
+
+def _sweep(directory: str) -> None:
+    with contextlib.suppress(OSError), contextlib.ExitStack() as held:
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        held.callback(os.close, lock)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.rmdir(directory)
+
+
+def _figures(moved: dict[str, dict[str, int]], operations: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    """The counters of version 1 by the names of version 2."""
+    return {
+        number: {
+            "rbytes": moved[number].get("Read", 0),
+            "wbytes": moved[number].get("Write", 0),
+            "rios": operations.get(number, {}).get("Read", 0),
+            "wios": operations.get(number, {}).get("Write", 0),
+        }
+        for number in moved
+    }
+
+
 def _place(setting: GroupSetting) -> tuple[str, str]:
     """What a setting takes the place of: files by disk have a line for each."""
     first = setting.text.split()[0]
@@ -293,13 +330,17 @@ def _made(directory: str) -> bool:
 
 
 def _lock(lock: int, directory: str, share: str) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise CannotLimitError(
-            f"another supervisor has a share {share!r} in service: it holds {directory}; stop it, or name this one "
-            "otherwise"
-        ) from None
+    # One that sweeps holds it for a moment.
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOOK_SECONDS)
+        else:
+            return
+    raise CannotLimitError(
+        f"another supervisor has a share {share!r} in service: it holds {directory}; stop it or rename this one"
+    )
 
 
 def _is_at(lock: int, directory: str) -> bool:

@@ -63,6 +63,16 @@ class UnifiedController(controllers.Controller):  # type: ignore[misc]
     cpu_weight = interfaces.IntegerFile("cpu.weight")
 
 
+class Operations(interfaces.BaseFileInterface):  # type: ignore[misc]
+    """Lines of "MAJOR:MINOR Read N" and Write, as the counters of version 1 have them; sums stay away."""
+
+    def sanitize_get(self, value: str) -> dict[str, dict[str, int]]:
+        found: dict[str, dict[str, int]] = {}
+        for number, way, count in (line.split() for line in value.splitlines() if line.count(" ") == 2):
+            found.setdefault(number, {})[way] = int(count)
+        return found
+
+
 class BlkIOController(controllers.BlkIOController):  # type: ignore[misc]
     """The library's names of the two files for writes end in a blank, and no such file is there."""
 
@@ -72,6 +82,8 @@ class BlkIOController(controllers.BlkIOController):  # type: ignore[misc]
     throttle_write_iops_device = interfaces.TypedFile(
         "blkio.throttle.write_iops_device", contenttype=DeviceThrottle, many=True
     )
+    throttle_io_service_bytes = Operations("blkio.throttle.io_service_bytes", readonly=True)
+    throttle_io_serviced = Operations("blkio.throttle.io_serviced", readonly=True)
 
 
 class PidsController(controllers.Controller):  # type: ignore[misc]

@@ -18,6 +18,7 @@ from virtiofs_sandbox.policies.bounding import bounded_disk
 from virtiofs_sandbox.policies.share import ControlLimits, Share, Unenforceable
 
 ABOVE = "virtiofs-sandbox"
+PREFIX = "share-"
 _MAX_NAME = 200
 _DELEGATION = (
     "start it as a systemd service with Delegate=yes, or by systemd-run --scope -p Delegate=yes (a user with --user; "
@@ -73,6 +74,11 @@ def standing(hierarchies: Sequence[Hierarchy], parent: str | None = None) -> tup
     return tuple(_standing(controller, hierarchies, parent) for controller in NAMES_V1)
 
 
+def bases(hierarchies: Sequence[Hierarchy], parent: str | None = None) -> tuple[str, ...]:
+    """The groups below which shares have theirs."""
+    return tuple(dict.fromkeys(found.place.base for found in standing(hierarchies, parent) if found.place))
+
+
 def facts(share: Share, hierarchies: Sequence[Hierarchy]) -> Iterator[str]:
     """A sentence for each controller and each disk, to be shown to who asks how a share's limits are held."""
     for found in standing(hierarchies, share.control.parent):
@@ -91,7 +97,7 @@ def facts(share: Share, hierarchies: Sequence[Hierarchy]) -> Iterator[str]:
 
 def group_name(share: str) -> str:
     """The directory for a share of this name: no file of the kernel's is called so, whatever the share is."""
-    name = "share-" + urllib.parse.quote(share, safe="")
+    name = PREFIX + urllib.parse.quote(share, safe="")
     if len(name) <= _MAX_NAME:
         return name
     return f"{name[: _MAX_NAME - 20]}-{hashlib.sha256(share.encode()).hexdigest()[:16]}"

@@ -148,9 +148,8 @@ class _Mapped:
     def _be_mapped(self, answering: int, going: int) -> None:
         processes.unshare(processes.CLONE_NEWUSER)
         os.write(answering, _DONE)
-        if self._then is None:
-            signal.pause()
-        elif os.read(going, 1):
+        # Until the word comes, or the end of file because whoever was to say it is gone.
+        if os.read(going, 1) and self._then:
             self._then()
 
 

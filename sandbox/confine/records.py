@@ -6,6 +6,7 @@ nothing but visible ASCII, and as hexadecimal digits otherwise: audit_log_untrus
 
 from __future__ import annotations
 
+import enum
 import errno
 import os
 import re
@@ -29,6 +30,29 @@ _TRY_SECONDS = 0.5
 _GETPPID = 110
 # Refuses getppid(2) alone.
 _REFUSES_ONE = ((0x20, 0, 0, 0), (0x15, 0, 1, _GETPPID), (6, 0, 0, ERRNO | errno.EPERM), (6, 0, 0, 0x7FFF0000))
+
+
+class Source(enum.Enum):
+    """Where denials are learnt from."""
+
+    RECORDS = "audit records"
+    OWN_REPORT = "the worker's own report"
+
+
+def source(audit_errno: int) -> tuple[Source, str]:
+    """Which source a host has, and the sentence about it; *audit_errno* is the host probe's."""
+    if not audit_errno:
+        return Source.RECORDS, (
+            "denials by seccomp are read from the kernel's audit records; those by Landlock come there only while "
+            "auditing is switched on for the whole machine"
+        )
+    hint = (
+        "run in the initial network and pid namespace" if audit_errno == errno.ENODATA else "CAP_AUDIT_READ is missing"
+    )
+    return Source.OWN_REPORT, (
+        f"the kernel's audit records cannot be read ({os.strerror(audit_errno)}; {hint}): denials by seccomp are "
+        "reported by the worker itself, those by Landlock by nobody"
+    )
 
 
 @dataclass(frozen=True)

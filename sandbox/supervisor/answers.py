@@ -117,10 +117,17 @@ class ShareAnswers:
             counters={}
             if statistics is None
             else {name: requests.Passed(**dataclasses.asdict(one)) for name, one in statistics.throttled.items()},
-            disks=self._groups.disk_figures(),
+            disks=self._disk_figures(),
             changes=found,
             warnings=warnings,
         )
+
+    def _disk_figures(self) -> dict[str, dict[str, int]]:
+        """None where they cannot be read: the limits are there to be shown all the same."""
+        try:
+            return self._groups.disk_figures()
+        except OSError:
+            return {}
 
     def _status(self) -> requests.Standing:
         terms, slot = self._service.terms, self._service.slot

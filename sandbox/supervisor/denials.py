@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
-import errno
-import os
 import re
 import socket
 from collections import deque
@@ -49,29 +46,6 @@ _OUTCOMES = {
     records.TRAP: CallOutcome.REFUSED,
     records.LOG: CallOutcome.CARRIED_OUT,
 }
-
-
-class Source(enum.Enum):
-    """Where denials are learnt from."""
-
-    RECORDS = "audit records"
-    OWN_REPORT = "the worker's own report"
-
-
-def source(audit_errno: int) -> tuple[Source, str]:
-    """Which source a host has, and the sentence about it; *audit_errno* is the host probe's."""
-    if not audit_errno:
-        return Source.RECORDS, (
-            "denials by seccomp are read from the kernel's audit records; those by Landlock come there only while "
-            "auditing is switched on for the whole machine"
-        )
-    hint = (
-        "run in the initial network and pid namespace" if audit_errno == errno.ENODATA else "CAP_AUDIT_READ is missing"
-    )
-    return Source.OWN_REPORT, (
-        f"the kernel's audit records cannot be read ({os.strerror(audit_errno)}; {hint}): denials by seccomp are "
-        "reported by the worker itself, those by Landlock by nobody"
-    )
 
 
 @dataclass

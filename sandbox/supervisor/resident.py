@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from virtiofs_sandbox.budgets.member import Part
-from virtiofs_sandbox.cgroups.groups import Groups
-from virtiofs_sandbox.cgroups.planning import CannotLimitError
+from virtiofs_sandbox.cgroups import hierarchies
+from virtiofs_sandbox.cgroups.groups import Groups, sweep
+from virtiofs_sandbox.cgroups.planning import CannotLimitError, bases
 from virtiofs_sandbox.confine import CannotConfineError, LaunchPlan
 from virtiofs_sandbox.ipc.stats import Statistics
 from virtiofs_sandbox.policies.places import group_directory
@@ -134,6 +135,7 @@ async def run_share(
     zygotes = Zygotes(share.name, launching, sink)
     groups = Groups(share.name, lambda sentence: sink(LimitNotHeld(share.name, sentence)))
     sharing = Sharing(budgets or group_directory(), lambda sentence: sink(LimitNotHeld(share.name, sentence)))
+    sweep(bases(hierarchies.find(), share.control.parent))
     try:
         sharing.follow(share)
         groups.apply(plan.groups)

@@ -68,14 +68,14 @@ class Zygotes(Generic[Z]):
         return self._zygote.pid if self._zygote else None
 
     async def launch(self, plan: LaunchPlan, hand_over: HandOver) -> Jail:
-        """Raises LaunchError."""
-        return await self._through_zygote(lambda launcher: launcher.launch(plan, hand_over))
+        """Raises LaunchError. One that is given up was too slow, by the zygote's fault."""
+        return await self._through_zygote(lambda launcher: launcher.launch(plan, hand_over), hangs_if_given_up=True)
 
     async def adjust(self, jail: Jail, changes: tuple[MountChange, ...]) -> None:
-        """Changes the mounts of a running jail. Raises LaunchError."""
-        await self._through_zygote(lambda launcher: launcher.adjust(jail, changes))
+        """Changes the mounts of a running jail. Raises LaunchError. Given up when the jail is at its end."""
+        await self._through_zygote(lambda launcher: launcher.adjust(jail, changes), hangs_if_given_up=False)
 
-    async def _through_zygote(self, request: Callable[[JailLauncher], Awaitable[R]]) -> R:
+    async def _through_zygote(self, request: Callable[[JailLauncher], Awaitable[R]], *, hangs_if_given_up: bool) -> R:
         async with self._turn:
             self._bury()
             launcher = self._launcher or self._replace()
@@ -83,7 +83,8 @@ class Zygotes(Generic[Z]):
             try:
                 return await request(launcher)
             except (LaunchError, asyncio.CancelledError) as error:
-                if self._zygote is not None and _hangs(error):
+                hangs = error.call == "receive(answer)" if isinstance(error, LaunchError) else hangs_if_given_up
+                if self._zygote is not None and hangs:
                     self._zygote.kill()
                 raise
             finally:
@@ -145,8 +146,3 @@ class Zygotes(Generic[Z]):
         zygote = self._launching.fork()
         self._sink(ZygoteReplaced(self._share, zygote.pid))
         return self._take(zygote)
-
-
-def _hangs(error: LaunchError | asyncio.CancelledError) -> bool:
-    """True when a launch did not end in time by the zygote's fault, or was given up as too slow."""
-    return isinstance(error, asyncio.CancelledError) or error.call == "receive(answer)"

@@ -20,10 +20,15 @@ POLICY = '[limits.memory]\nmax = "256MiB"\n[limits.cpu]\nmax = "80%"\n[limits.pi
 MEMORY = str(256 << 20)
 
 
-def every_process_is_in(site: Site, service: Limited) -> bool:
+def all_in(site: Site, service: Limited) -> bool:
     processes = service.wait_worker()
     jail = {*processes.keepers, *processes.workers}
     return all(jail <= members(site.group(controller)) for controller in CONTROLLERS)
+
+
+def every_process_is_in(site: Site, service: Limited) -> None:
+    """One that just died is in no group, and may still be among the supervisor's children."""
+    service.wait(lambda: all_in(site, service), "have its jail in its groups")
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = 10) -> None:
@@ -58,13 +63,13 @@ def test_after_a_kill_the_next_jail_is_held_as_the_last_one_was(site: Site, tmp_
             for pid in before.workers:
                 os.kill(pid, signal.SIGKILL)
         service.wait(lambda: not any(map(alive, before.workers)), "lose its worker")
-        assert every_process_is_in(site, service)
+        every_process_is_in(site, service)
         assert site.limit("memory") == MEMORY
         with FrontEnd.connect(service.socket) as client:
             client.start()
             client.init()
             assert client.serves()
-        assert every_process_is_in(site, service)
+        every_process_is_in(site, service)
         assert service.stop() == 0
     assert site.left() == []
 
@@ -82,8 +87,23 @@ def test_what_a_killed_supervisor_left_is_found_and_made_anew(site: Site, tmp_pa
         assert group_of(processes.workers[0], site.group("memory"))
         assert (site.limit("memory"), site.limit("pids")) == (str(300 << 20), "64")
         assert service.stop() == 0
-    # Of the controller that is not used any more, an empty group is left: nobody asks for it.
-    assert site.left() in ([], [site.group("cpu").parent, site.group("cpu")])
+    assert site.left() == [], "the group of a controller that is not used any more is gone too"
+
+
+def test_what_a_killed_supervisor_left_is_removed_by_whichever_starts_next(site: Site, tmp_path: Path) -> None:
+    """Also by one of another share, and one without limits; never what is in use."""
+    left = site.group("memory", "share-killed")
+    left.mkdir(parents=True)
+    with Limited(tmp_path / "one", site, POLICY).start() as first:
+        assert not left.exists()
+        left.mkdir()
+        with Limited(tmp_path / "two", site, "").start() as second:
+            assert not left.exists()
+            every_process_is_in(site, first)
+            assert second.stop() == 0
+        every_process_is_in(site, first)
+        assert first.stop() == 0
+    assert site.left() == []
 
 
 def test_a_group_with_somebody_else_s_process_in_it_is_not_taken(site: Site, tmp_path: Path) -> None:
@@ -104,7 +124,7 @@ def test_two_supervisors_do_not_share_a_group(site: Site, tmp_path: Path) -> Non
         refused = pytest.raises(ServiceError, match="another supervisor has a share 'guest' in service")
         with Limited(tmp_path / "two", site, POLICY) as second, refused:
             second.start()
-        assert every_process_is_in(site, first)
+        every_process_is_in(site, first)
         assert first.stop() == 0
 
 
@@ -116,7 +136,7 @@ def test_a_reload_reaches_the_jail_that_serves_and_its_client_stays(site: Site, 
         serving = service.wait_worker().workers
         assert site.left() == []
         assert "limits.memory.max default -> 268435456" in service.reload(POLICY)
-        assert every_process_is_in(site, service)
+        every_process_is_in(site, service)
         assert service.processes().workers == serving
         assert site.limit("memory") == MEMORY
         log = service.reload('[limits.memory]\nmax = "128MiB"\n')
@@ -124,6 +144,21 @@ def test_a_reload_reaches_the_jail_that_serves_and_its_client_stays(site: Site, 
         assert site.limit("memory") == str(128 << 20)
         assert site.limit("pids") == "max", "what the policy does not say any more is lifted"
         assert client.serves()
+        assert service.stop() == 0
+    assert site.left() == []
+
+
+def test_every_jail_of_a_monitor_that_comes_back_is_held(site: Site, tmp_path: Path) -> None:
+    with Limited(tmp_path, site, POLICY).start() as service:
+        seen: set[int] = set()
+        for number in range(3):
+            with FrontEnd.connect(service.socket) as client:
+                client.start()
+                client.init()
+                every_process_is_in(site, service)
+                seen |= set(service.processes().workers)
+            assert len(seen) == number + 1
+            service.wait(lambda: seen.isdisjoint(service.wait_worker().workers), "end the worker that served")  # noqa: B023
         assert service.stop() == 0
     assert site.left() == []
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -137,6 +139,34 @@ def test_operations_are_held_too(site: Site, disk: Mounted, tmp_path: Path) -> N
         assert service.stop() == 0
 
 
+def test_limits_change_ten_times_under_load_without_an_error(site: Site, disk: Mounted, tmp_path: Path) -> None:
+    policy = '[limits.disk]\nwrite = "{}MiB/s"\n'
+    with (
+        Limited(tmp_path, site, policy.format(4), disk.prefix).start() as service,
+        FrontEnd.connect(service.socket, 30) as client,
+    ):
+        guest, done = Guest(client), threading.Event()
+        rates: list[float] = []
+
+        def write() -> None:
+            while not done.is_set():
+                rates.append(guest.write(b"x%d" % len(rates), MIB, os.O_DSYNC))
+
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(write)
+            for number in range(10):
+                rate = 8 if number % 2 else 4
+                service.reload(policy.format(rate))
+                assert site.limit("io").endswith(f" {rate * MIB}") or f"wbps={rate * MIB} " in site.limit("io")
+                time.sleep(0.3)
+            done.set()
+            writing.result(30)
+        assert len(rates) > 3
+        assert "error" not in service.log
+        assert service.stop() == 0
+    assert site.left() == []
+
+
 @pytest.mark.slow
 def test_accuracy(site: Site, disk: Mounted, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The table of docs/limits-disk.md, for one file system."""
@@ -178,5 +208,7 @@ def test_accuracy(site: Site, disk: Mounted, tmp_path: Path, capsys: pytest.Capt
     with capsys.disabled():
         print()
         for key, who, asked, got in rows:
-            print(f"| {kind} | `disk.{key}` | {who} | {asked} | {got:.1f} | {100 * (got / asked - 1):+.1f} % |")
+            print(
+                f"| version 1, {kind} | `disk.{key}` | {who} | {asked} | {got:.1f} | {100 * (got / asked - 1):+.1f} % |"
+            )
     assert [row for row in rows if row[3] > row[2] * ABOVE] == []

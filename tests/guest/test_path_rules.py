@@ -29,7 +29,7 @@ hide = ["**/.env", "secrets/"]
 readonly = ["kept", "area/inner", "lock*/"]
 """
 HIDDEN = ("/.env", "/sub/.env", "/secrets", "/secrets/key")
-REFUSED = ("Read-only file system", "Device or resource busy", "Invalid cross-device link", "cross-device")
+REFUSED = "Read-only file system"
 
 
 @dataclass
@@ -161,7 +161,7 @@ def test_nothing_can_be_given_a_hidden_name_whether_or_not_it_is_taken(
 @pytest.mark.parametrize("directory", ["kept", "locked"])
 def test_a_frozen_subtree_is_changed_by_no_command(place: Place, directory: str, script: str) -> None:
     before = picture(place.share / directory, place.share / "open")
-    place.refused(script.format(directory), *REFUSED)
+    place.refused(script.format(directory), REFUSED)
     assert picture(place.share / directory, place.share / "open") == before
 
 
@@ -208,8 +208,8 @@ def test_rules_reach_a_guest_at_work_and_go_again(live: Place) -> None:
     )
     log = live.service.change('[paths]\nreadonly = ["open"]\n')
     assert "paths.readonly gains 'open'" in log
-    live.refused("echo x >>open/file", *REFUSED)
-    live.refused("mkdir open/new", *REFUSED)
+    live.refused("echo x >>open/file", REFUSED)
+    live.refused("mkdir open/new", REFUSED)
     live.check('echo "echo held >&5; echo wrote \\$?" >/run/say; sleep 0.5')
     assert "Read-only file system" in live.check("cat /run/said")
     assert live.check("cat open/file") == "content of open/file\n"

@@ -129,6 +129,29 @@ def test_many_who_say_nothing_and_hang_up_or_stay_keep_nobody_from_an_answer(tmp
     in_loop(tmp_path, scene)
 
 
+def test_only_so_many_are_heard_at_once_and_the_others_after_them(tmp_path: Path) -> None:
+    open_door = asyncio.Event()
+    heard = 0
+
+    async def answer(_: Request, __: Peer) -> Reply:
+        nonlocal heard
+        heard += 1
+        await open_door.wait()
+        return DONE
+
+    async def scene(place: Path, _: list[Event]) -> None:
+        questions = [asyncio.ensure_future(ask(place, encode(Reload()))) for _number in range(20)]
+        while heard < 8:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert heard == 8
+        open_door.set()
+        assert await asyncio.gather(*questions) == [DONE] * 20
+
+    in_loop(tmp_path, scene, answer)
+    assert heard == 20
+
+
 def test_who_does_not_take_the_reply_is_let_go(tmp_path: Path) -> None:
     large = Reloaded(changes=tuple("x" * 2000 for _ in range(25)), later=())
 

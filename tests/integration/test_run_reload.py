@@ -33,6 +33,7 @@ from virtiofs_sandbox.supervisor.events import (
     WorkerReplaced,
     WorkerSaid,
     WorkerWarm,
+    ZygoteDied,
 )
 from virtiofs_sandbox.supervisor.listener import Listener, SocketFile
 from virtiofs_sandbox.supervisor.resident import run_share
@@ -40,7 +41,7 @@ from virtiofs_sandbox.supervisor.states import State
 from virtiofs_sandbox.supervisor.worker import Terms
 from virtiofs_sandbox.syscalls.mounts import MOUNT_ATTR_RDONLY
 
-from tests.fakes.launching import PLAN, Script, fake_launching, well_behaved
+from tests.fakes.launching import PLAN, FakeLauncher, Script, fake_launching, well_behaved
 from tests.fakes.worker import Behaviour
 from tests.integration.running import Running
 from tests.integration.served import QUICK, Monitor, Served, served
@@ -639,6 +640,26 @@ def test_of_many_trees_in_a_row_the_newest_is_mounted(tmp_path: Path) -> None:
         assert "c29" not in (await monitor.rules()).hide
 
     in_tree(tmp_path, scene, tree(A))
+
+
+def test_a_client_that_leaves_while_mounts_change_takes_no_zygote_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def for_ever(*_: object) -> None:
+        await asyncio.sleep(1000)
+
+    monkeypatch.setattr(FakeLauncher, "adjust", for_ever)
+
+    async def scene(share: Served, monitor: Monitor, _: Mounting) -> None:
+        share.service.take_over(tree(A))
+        await share.seen(SettingsApplied)
+        monitor.leave()
+        await share.seen(WorkerEnded)
+        second = await share.connect()
+        assert await second.greeting() == 2
+        assert share.of(ZygoteDied) == []
+
+    in_tree(tmp_path, scene, tree(A, B))
 
 
 def test_a_warm_worker_with_other_mounts_is_replaced(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from virtiofs_sandbox.ipc.requests import (
     length,
     words,
 )
+from virtiofs_sandbox.supervisor.states import State
 
 TEXT = st.text(max_size=64)
 REQUESTS = st.sampled_from([Reload(), ReadStatus(), ReadLimits()]) | st.builds(
@@ -127,6 +128,8 @@ def test_the_documents_have_every_request_and_every_error() -> None:
     text = (ROOT / "docs/control.md").read_text()
     for kind in (Reload, ReadStatus, ReadLimits, SetLimits):
         assert f'`"{kind.__struct_config__.tag}"`' in text
+    for state in State:
+        assert f"| `{state.name.lower()}` |" in text
     for code in requests.Code.__args__:  # type: ignore[attr-defined]  # a Literal
         assert f"| `{code}` |" in text
     for field in msgspec.structs.fields(requests.Standing):

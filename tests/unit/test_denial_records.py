@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 
 import pytest
@@ -83,3 +84,17 @@ def test_text_that_is_not_the_kernel_s_is_no_record(text: bytes) -> None:
 
 def test_records_of_other_kinds_are_nobody_s_business() -> None:
     assert records.parse(datagram(1300, PREFIX + b"pid=1")) is None
+
+
+@pytest.mark.parametrize(
+    ("number", "found", "words"),
+    [
+        (0, records.Source.RECORDS, "audit records"),
+        (errno.EPERM, records.Source.OWN_REPORT, "CAP_AUDIT_READ"),
+        (errno.ENODATA, records.Source.OWN_REPORT, "initial network"),
+    ],
+)
+def test_a_host_s_source_is_named_with_its_reason(number: int, found: records.Source, words: str) -> None:
+    kind, sentence = records.source(number)
+    assert kind is found
+    assert words in sentence

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 from virtiofs_sandbox.ipc.exits import Ending
 from virtiofs_sandbox.policies.share import LogLevel
-from virtiofs_sandbox.supervisor.denials import Denials, Source, source
+from virtiofs_sandbox.supervisor.denials import Denials
 from virtiofs_sandbox.supervisor.events import (
     AccessRefused,
     CallOutcome,
@@ -194,17 +194,3 @@ def test_where_records_cannot_be_read_everything_else_goes_on() -> None:
         return events
 
     assert asyncio.run(run()) == [refused(thread=None)]
-
-
-@pytest.mark.parametrize(
-    ("number", "found", "words"),
-    [
-        (0, Source.RECORDS, "audit records"),
-        (errno.EPERM, Source.OWN_REPORT, "CAP_AUDIT_READ"),
-        (errno.ENODATA, Source.OWN_REPORT, "initial network"),
-    ],
-)
-def test_a_host_s_source_is_named_with_its_reason(number: int, found: Source, words: str) -> None:
-    kind, sentence = source(number)
-    assert kind is found
-    assert words in sentence

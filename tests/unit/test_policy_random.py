@@ -86,6 +86,8 @@ ANY_TEXT = st.text(alphabet="share source=[]{}\"'.#\n\\\x00\udcff1é", max_size=
 
 
 @given(text=NEARLY | ANY_TEXT)
+@example(text="limits = 0\n")
+@example(text='limits = "parent"\n')
 def test_a_random_document_loads_or_is_refused_with_sentences(directory: Path, text: str) -> None:
     try:
         loaded(directory, text)

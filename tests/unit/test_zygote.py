@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -26,8 +27,11 @@ def zygote() -> Iterator[Zygote]:
 def settled(zygote: Zygote) -> dict[str, str]:
     """Its descriptors, once it has let go of what it inherited."""
     folder = Path(f"/proc/{zygote.pid}/fd")
+    held: dict[str, str] = {}
     for _ in range(int(START_SECONDS * 100)):
-        held = {entry.name: os.readlink(entry) for entry in folder.iterdir()}
+        # One that is listed may be closed before it is read.
+        with contextlib.suppress(FileNotFoundError):
+            held = {entry.name: os.readlink(entry) for entry in folder.iterdir()}
         if len(held) == SOCKET + 1:
             return held
         select.select([], [], [], 0.01)

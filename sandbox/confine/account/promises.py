@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import zip_longest
 
+from virtiofs_sandbox.confine import records
 from virtiofs_sandbox.confine.account.jail import process_limit_binds
 from virtiofs_sandbox.confine.account.statement import Launch, Statement, Topic, printed
 from virtiofs_sandbox.confine.capabilities import Capability, mask
@@ -81,16 +82,10 @@ def _changes(launch: Launch) -> tuple[Statement, ...]:
 
 
 def _denials(launch: Launch) -> tuple[Statement, ...]:
-    audit = not launch.host.audit_errno
-    where = (
-        "the kernel's audit records reach the supervisor, as one line each in its log"
-        if audit
-        else "the kernel's audit records cannot be read here (CAP_AUDIT_READ in the first user namespace): the "
-        "worker's own report is all there is, and a worker that is owned need not report"
-    )
+    kind, where = records.source(launch.host.audit_errno)
     landlock = launch.plan.landlock is not None and bool(launch.plan.landlock.restrict_flags)
     return (
-        Statement("seccomp", "system calls", where, {"audit": audit}),
+        Statement("source", "learnt from", where, {"source": kind.value}),
         Statement(
             "landlock",
             "Landlock",

@@ -22,7 +22,7 @@ pub mod flags {
     pub const UNPROVEN: u8 = 1 << 1;
     /// The share's root.
     pub const ROOT: u8 = 1 << 2;
-    /// The root of another mount inside the share.
+    /// The root of another mount inside the share, which the guest makes a mount of its own.
     pub const SUBMOUNT: u8 = 1 << 3;
     /// The name block carries a file handle, which is part of the identity.
     pub const HAS_HANDLE: u8 = 1 << 4;

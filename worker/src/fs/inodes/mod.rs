@@ -202,7 +202,7 @@ impl Inodes {
         let mut set = 0;
         set |= if handle.is_empty() { 0 } else { flags::HAS_HANDLE };
         set |= if pin.is_some() { flags::UNPROVEN } else { 0 };
-        set |= if stat.identity.mount == parent.identity.mount { 0 } else { flags::SUBMOUNT };
+        set |= if self.is_border(&parent.identity, &stat.identity) { flags::SUBMOUNT } else { 0 };
         let node = NodeRecord {
             id,
             identity: stat.identity,

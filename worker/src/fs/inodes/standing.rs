@@ -91,6 +91,13 @@ impl Inodes {
         self.standing.has_seen_frozen(law, &stat.identity) || (self.remembers_all_it_can() && stat.attr.nlink > 1)
     }
 
+    /// Whether the guest is to see a mount where these two meet. Not where a frozen subtree is mounted over itself: the
+    /// guest's mount there would answer renames and removals with EBUSY, before the rule could say EROFS.
+    pub(super) fn is_border(&self, above: &Identity, below: &Identity) -> bool {
+        let is_over_itself = above.device == below.device && self.standing.frozen.contains_key(below);
+        above.mount != below.mount && !is_over_itself
+    }
+
     pub fn remembers_all_it_can(&self) -> bool {
         self.standing.remembered >= MAX_REMEMBERED
     }
