@@ -96,11 +96,17 @@ class Sharing:
     def _begin(self) -> None:
         if self._work is None and self._member is not None and self._drawing is not None:
             self._work = asyncio.ensure_future(self._run(self._member, self._drawing))
+            self._work.add_done_callback(self._ended)
 
     def _stop(self) -> None:
         if self._work is not None:
             self._work.cancel()
             self._work = None
+
+    def _ended(self, work: asyncio.Task[None]) -> None:
+        """What the share holds, it keeps."""
+        if not work.cancelled() and (error := work.exception()) is not None:
+            self._warn(f"limits.group: the division stands still: fault in the supervisor: {error!r}")
 
     async def _run(self, member: Member, drawing: Drawing) -> None:
         trouble = ""

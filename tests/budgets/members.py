@@ -29,8 +29,12 @@ class Member(Policed):
     """A share of weight *weight*; not guarded, for it meets the others in the runtime directory."""
 
     def __init__(self, work: Path, group: str, weight: int, policies: Path) -> None:
-        policy = f'[limits.group]\nname = "{group}"\nweight = {weight}\n'
-        super().__init__(work, policy, ["--policy-dir", str(policies)], guarded=False)
+        self.group = group
+        super().__init__(work, self.weighing(weight), ["--policy-dir", str(policies)], guarded=False)
+
+    def weighing(self, weight: int) -> str:
+        """The policy with that weight."""
+        return f'[limits.group]\nname = "{self.group}"\nweight = {weight}\n'
 
     def write(self, policy: str) -> None:
         self.work.mkdir(exist_ok=True)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +53,39 @@ def test_what_a_killed_member_held_is_the_others_and_its_file_goes() -> None:
         print(f"alone: {rate / MIB:.2f} MiB/s")
         assert BUDGET * 0.9 <= rate <= BUDGET * 1.03
         dies.process.wait(10)
+
+
+def test_a_reload_changes_a_weight_or_leaves_the_group_under_load() -> None:
+    with members((100, 100), LINES) as (one, two), Load(one) as load, Load(two) as other:
+        time.sleep(3)
+        assert two.limit()["limits"]["write"] == {"unit": "bytes/s", "now": BUDGET // 2, "policy": None}
+        assert "limits.group.weight 100 -> 300" in two.reload(two.weighing(300))
+        time.sleep(3)
+        less, more = rates([load, other], 3)
+        print(f"1 to 3: {less / MIB:.2f} and {more / MIB:.2f} MiB/s")
+        assert less == pytest.approx(BUDGET / 4, rel=0.1)
+        assert more == pytest.approx(BUDGET * 3 / 4, rel=0.1)
+        two.reload("")
+        assert two.limit()["limits"]["write"]["now"] is None
+        time.sleep(3)
+        alone, free = rates([load, other], 2)
+        assert alone == pytest.approx(BUDGET, rel=0.1)
+        assert free > 2 * BUDGET
+        assert two.reload(two.weighing(100)).count("reload refused") == 0
+        time.sleep(4)
+        assert sum(rates([load, other], 3)) <= BUDGET * 1.05
+
+
+def test_members_that_do_nothing_cost_next_to_nothing() -> None:
+    with members((100, 100), LINES) as there:
+        time.sleep(3)
+        before = [processor_seconds(member.supervisor) for member in there]
+        time.sleep(10)
+        used = [processor_seconds(member.supervisor) - old for member, old in zip(there, before, strict=True)]
+        print("seconds of processor time in ten, idle:", used)
+        assert max(used) <= 0.05
+
+
+def processor_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
