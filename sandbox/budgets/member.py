@@ -68,7 +68,11 @@ class Member:
         self._budgets = _budgets(group)
         self.idle = False
         registry.join()
-        others = registry.others()
+        try:
+            others = registry.others()
+        except OSError:
+            registry.leave()
+            raise
         ideal, free = self._ideal(others), self._free(others, _NOTHING)
         # With none left it has its least until the others have made room.
         lowest = (budget * group.weight // self._weights(others) // FLOOR for budget in self._budgets)
@@ -180,6 +184,9 @@ class Member:
     def _ideal(self, others: Mapping[str, Record | None]) -> tuple[int, ...]:
         found = []
         for index, budget in enumerate(self._budgets):
+            if not budget:
+                found.append(0)
+                continue
             claims = {
                 name: Claim(_weight(record), None if record is None else record.demands[index])
                 for name, record in others.items()

@@ -45,7 +45,10 @@ class Registry:
             except FileNotFoundError:
                 # The last member has just left.
                 continue
-            if self._lock(_WAIT_SECONDS) and self._is_there():
+            if not self._lock(_WAIT_SECONDS):
+                self._close()
+                break
+            if self._is_there():
                 self._bury()
                 return
             self._close()
