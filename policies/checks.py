@@ -82,6 +82,11 @@ class _Checker:
         if isinstance(value, dict) and struct is not None:
             self.table(struct, value, path)
         elif isinstance(value, dict) and isinstance(kind, inspect.DictType):
+            if isinstance(kind.value_type, inspect.StructType):
+                for name, table in value.items():
+                    self._try(extra["each"], name, (*path, name))
+                    self.value(kind.value_type, table, (*path, name))
+                return
             self._children(value, path, extra["each"])
         elif not any(_fits(choice, value) for choice in choices):
             self._report(path, _misfit(choices, value, extra.get("accepted", "a table")))

@@ -7,7 +7,7 @@ import re
 from decimal import Decimal
 
 from virtiofs_sandbox.policies.share import CpuQuota
-from virtiofs_sandbox.policies.values import BYTE_UNITS, Refused, quoted, whole_bytes
+from virtiofs_sandbox.policies.values import Refused, quoted, whole_bytes
 
 _SIZE = re.compile(r"([0-9]{1,13}(?:\.[0-9]{1,3})?)(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)", re.ASCII)
 _PERCENT = re.compile(r"([0-9]{1,6})%", re.ASCII)
@@ -69,11 +69,6 @@ def group(text: str) -> str:
             '/proc/PID/cgroup has it: "/machine.slice"'
         )
     return text
-
-
-def size(count: int) -> str:
-    """Bytes in the largest unit that says them exactly."""
-    return min((f"{count // unit}{name}" for name, unit in BYTE_UNITS.items() if count % unit == 0), key=len)
 
 
 def processor(quota: CpuQuota) -> str:

@@ -13,6 +13,7 @@ from virtiofs_sandbox.policies import control
 from virtiofs_sandbox.policies.policy import Policy
 from virtiofs_sandbox.policies.problems import Origin, shown
 from virtiofs_sandbox.policies.share import ControlLimits, IdMap, RequestLimits, Share
+from virtiofs_sandbox.policies.values import shown_byte_rate, shown_bytes
 
 TABLES = ("share", "cache", "identity", "paths", "limits", "sandbox", "worker")
 _BARE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
@@ -117,6 +118,8 @@ def _rest(share: Share) -> Iterable[_Said]:
     yield ("paths", "strict_links"), paths.strict_links, ""
     yield from _limits(share.limits)
     yield from _control(share.control)
+    yield ("limits", "group", "name"), None if share.group is None else share.group.name, "none"
+    yield ("limits", "group", "weight"), None if share.group is None else share.group.weight, "100"
     yield ("sandbox", "minimum"), share.sandbox.minimum.value, ""
     yield ("sandbox", "seccomp"), share.sandbox.seccomp.value, ""
     yield ("worker", "queues"), share.queues, ""
@@ -125,7 +128,7 @@ def _rest(share: Share) -> Iterable[_Said]:
 def _limits(limits: RequestLimits | None) -> Iterable[_Said]:
     some = limits or RequestLimits()
     for key, rate in (("read", some.read), ("write", some.write)):
-        yield ("limits", "requests", key), None if rate is None else byte_rate(rate), "no limit"
+        yield ("limits", "requests", key), None if rate is None else shown_byte_rate(rate), "no limit"
     rates = (("read-ops", some.read_ops), ("write-ops", some.write_ops), ("metadata-ops", some.metadata_ops))
     for key, rate in rates:
         yield ("limits", "requests", key), None if rate is None else f"{rate}/s", "no limit"
@@ -133,20 +136,15 @@ def _limits(limits: RequestLimits | None) -> Iterable[_Said]:
         yield ("limits", "requests", key), None if limits is None else f"{round(seconds * 1000)}ms", "no limit"
 
 
-def byte_rate(rate: int) -> str:
-    """Bytes a second in the largest unit that says it exactly."""
-    return f"{control.size(rate)}/s"
-
-
 def _control(limits: ControlLimits) -> Iterable[_Said]:
     disk, memory, cpu = limits.disk, limits.memory, limits.cpu
     for key, rate in (("read", disk.read), ("write", disk.write)):
-        yield ("limits", "disk", key), None if rate is None else byte_rate(rate), "no limit"
+        yield ("limits", "disk", key), None if rate is None else shown_byte_rate(rate), "no limit"
     for key, rate in (("read-ops", disk.read_ops), ("write-ops", disk.write_ops)):
         yield ("limits", "disk", key), None if rate is None else f"{rate}/s", "no limit"
     yield ("limits", "disk", "weight"), disk.weight, "100"
     for key, size in (("high", memory.high), ("max", memory.max)):
-        yield ("limits", "memory", key), None if size is None else control.size(size), "no limit"
+        yield ("limits", "memory", key), None if size is None else shown_bytes(size), "no limit"
     yield ("limits", "cpu", "max"), None if cpu.max is None else control.processor(cpu.max), "no limit"
     yield ("limits", "cpu", "weight"), cpu.weight, "100"
     yield ("limits", "pids", "max"), limits.pids, "no limit"

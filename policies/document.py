@@ -270,14 +270,19 @@ def _operation_rate(says: str) -> Meta:
     )
 
 
-class RequestsTable(_Table, frozen=True, rename="kebab"):
-    """Most that the guest may ask of its worker, whatever file system is behind it."""
+class RequestRatesTable(_Table, frozen=True, rename="kebab"):
+    """Most that all shares of a group may ask of their workers together."""
 
     read: Annotated[str | UnsetType, _byte_rate("Bytes that are read in a second.")] = UNSET
     write: Annotated[str | UnsetType, _byte_rate("Bytes that are written in a second.")] = UNSET
     read_ops: Annotated[str | UnsetType, _operation_rate("Reads in a second.")] = UNSET
     write_ops: Annotated[str | UnsetType, _operation_rate("Writes in a second.")] = UNSET
     metadata_ops: Annotated[str | UnsetType, _operation_rate("All other operations in a second.")] = UNSET
+
+
+class RequestsTable(RequestRatesTable, frozen=True, rename="kebab"):
+    """Most that the guest may ask of its worker, whatever file system is behind it."""
+
     burst: Annotated[
         str | UnsetType,
         _key(
@@ -313,13 +318,18 @@ def _memory(says: str) -> Meta:
     return _key(says, 'a size with its unit, "32MiB" or more, as in "512MiB"', "no limit", parse=control.memory)
 
 
-class DiskTable(_Table, frozen=True, rename="kebab"):
-    """Most that the workers may take from each disk behind the share. Needs control groups."""
+class DiskRatesTable(_Table, frozen=True, rename="kebab"):
+    """Most that all shares of a group may take together from each disk behind them. Needs control groups."""
 
     read: Annotated[str | UnsetType, _byte_rate("Bytes read from the disk in a second.")] = UNSET
     write: Annotated[str | UnsetType, _byte_rate("Bytes written to the disk in a second.")] = UNSET
     read_ops: Annotated[str | UnsetType, _operation_rate("Reads from the disk in a second.")] = UNSET
     write_ops: Annotated[str | UnsetType, _operation_rate("Writes to the disk in a second.")] = UNSET
+
+
+class DiskTable(DiskRatesTable, frozen=True, rename="kebab"):
+    """Most that the workers may take from each disk behind the share. Needs control groups."""
+
     weight: Annotated[int | UnsetType, _weight("Share of the disk among all that want it at once.")] = UNSET
 
 
@@ -361,6 +371,21 @@ class PidsTable(_Table, frozen=True):
     ] = UNSET
 
 
+class GroupTable(_Table, frozen=True):
+    """A budget that the share draws from together with others."""
+
+    name: Annotated[
+        str | UnsetType,
+        _key(
+            "The group, whose budget defaults.toml has in [groups.NAME].",
+            "letters, digits, - and _, at most 64",
+            "none",
+            parse=values.group_name,
+        ),
+    ] = UNSET
+    weight: Annotated[int | UnsetType, _weight("Share of the budget among all that want it at once.")] = UNSET
+
+
 class LimitsTable(_Table, frozen=True):
     """What the share may use up."""
 
@@ -369,6 +394,7 @@ class LimitsTable(_Table, frozen=True):
     memory: MemoryTable | UnsetType = UNSET
     cpu: CpuTable | UnsetType = UNSET
     pids: PidsTable | UnsetType = UNSET
+    group: GroupTable | UnsetType = UNSET
     unenforceable: Annotated[
         Literal["refuse", "warn"] | UnsetType,
         _key(
@@ -430,6 +456,13 @@ class SiteTable(_Table, frozen=True):
     ] = UNSET
 
 
+class BudgetTable(_Table, frozen=True):
+    """What the shares of a group may use up together."""
+
+    requests: RequestRatesTable | UnsetType = UNSET
+    disk: DiskRatesTable | UnsetType = UNSET
+
+
 class Document(_Table, frozen=True):
     """A share with virtiofs-sandbox, as docs/policies.md describes it."""
 
@@ -449,11 +482,19 @@ class Document(_Table, frozen=True):
     sandbox: SandboxTable | UnsetType = UNSET
     worker: WorkerTable | UnsetType = UNSET
     site: SiteTable | UnsetType = UNSET
+    groups: Annotated[
+        dict[str, BudgetTable] | UnsetType,
+        _key(
+            "Budgets by name, each for all shares that name it in limits.group. Only in defaults.toml.",
+            "for each name a table of requests and disk",
+            "none",
+            each=values.group_name,
+        ),
+    ] = UNSET
 
 
 # Known, and refused by name until the mechanism behind it is there. A table's name stands for everything in it.
 RESERVED = {
-    "limits.group": "a budget that several shares draw from",
     "limits.open_files": "a limit on open files",
     "share.posix_acl": "POSIX access control lists",
     "share.xattrmap": "other names for extended attributes",

@@ -19,7 +19,9 @@ MAX_INCLUDE_DEPTH = 4
 # Keys that say which share this is; a file that holds for several cannot say them.
 _OF_ONE_SHARE = ("share.source", "share.tree", "share.tag", "share.socket.path")
 # Tables in a table of which files say some keys each.
-_BY_PART = frozenset({("share", "socket"), *(("limits", key) for key in ("requests", "disk", "memory", "cpu", "pids"))})
+_BY_PART = frozenset(
+    {("share", "socket"), *(("limits", key) for key in ("requests", "disk", "memory", "cpu", "pids", "group"))}
+)
 # A key that settles a question replaces what a weaker file says about it in other words.
 _REPLACES = {
     "cache.intent": ("cache.mode", "cache.writeback", "cache.timeout"),
@@ -82,6 +84,12 @@ def merge(sources: tuple[Source, ...]) -> Merged:
         for key, (path, value) in said.items():
             values[key] = value
             origins[key] = source.origin(path)
+            if key.startswith("groups."):
+                origins |= {
+                    f"{key}.{table}.{rate}": source.origin((*path, table, rate))
+                    for table, rates in value.items()
+                    for rate in rates
+                }
             if key == "share.tree":
                 origins |= {f"{key}.{name}": source.origin((*path, name)) for name in value}
     return Merged(values, origins)
@@ -151,6 +159,9 @@ def _misplaced(source: Source, *, is_defaults: bool, is_policy: bool) -> list[Pr
     if "site" in source.table and not is_defaults:
         sentence = "it holds for the whole machine and stands in defaults.toml, beside the directory of policies"
         problems.append(Problem(source.file, source.origin(("site",)).line, "site", sentence))
+    if "groups" in source.table and not is_defaults:
+        sentence = "a budget holds for several shares and stands in defaults.toml, beside the directory of policies"
+        problems.append(Problem(source.file, source.origin(("groups",)).line, "groups", sentence))
     if "limits.parent" in flat(source) and not is_defaults:
         sentence = "where control groups are made is the site's matter; it stands in defaults.toml"
         problems.append(Problem(source.file, source.origin(("limits", "parent")).line, "limits.parent", sentence))

@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import Literal
 
 from virtiofs_sandbox.policies import values
-from virtiofs_sandbox.policies.display import byte_rate
 from virtiofs_sandbox.policies.problems import closest, shown
 from virtiofs_sandbox.policies.share import RequestLimits, Share
 
@@ -40,7 +39,7 @@ class Key:
     def show(self, rate: int | None) -> str:
         if rate is None:
             return NONE
-        return byte_rate(rate) if self.unit == "bytes/s" else f"{rate}/s"
+        return values.shown_byte_rate(rate) if self.unit == "bytes/s" else f"{rate}/s"
 
 
 KEYS: Mapping[str, Key] = MappingProxyType(
@@ -58,8 +57,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
 )
 # What is no rate stays as the policy has it: it says how limits work, or may cost a worker its life at once.
 _POLICY_ALONE = ("burst", "max-delay", "disk.weight", "unenforceable", "parent")
-_TABLES_ALONE = ("memory.", "cpu.", "pids.")
-_NOT_YET = ("group.",)
+_TABLES_ALONE = ("memory.", "cpu.", "pids.", "group.")
 
 
 class LimitError(Exception):
@@ -125,6 +123,4 @@ def _with(share: Share, rates: Mapping[str, int | None]) -> Share:
 def _unknown(name: str) -> str:
     if name in _POLICY_ALONE or name.startswith(_TABLES_ALONE):
         return "only rates are changed by command; change the policy file, and reload"
-    if name.startswith(_NOT_YET):
-        return "known, but not in this version"
     return f"there is no such limit{closest(name, KEYS)}; there are {', '.join(KEYS)}"

@@ -104,6 +104,11 @@ def control_directory() -> Path:
     return socket_directory() / "control"
 
 
+def group_directory() -> Path:
+    """Where the members of groups of shares find each other (docs/limits.md)."""
+    return socket_directory() / "groups"
+
+
 def control_socket(share: str, directory: Path) -> Path:
     """Where the share called *share* is asked: NAME.sock, with what no file may be called encoded."""
     name = share.replace("%", "%25").replace("/", "%2F")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -11,17 +12,21 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from virtiofs_sandbox.policies import control, values
 from virtiofs_sandbox.policies.document import (
+    BudgetTable,
     CacheTable,
     ChildTable,
     CpuTable,
+    DiskRatesTable,
     DiskTable,
     Document,
+    GroupTable,
     IdentityTable,
     LimitsTable,
     MemoryTable,
     PathsTable,
     PidsTable,
     RangeTable,
+    RequestRatesTable,
     RequestsTable,
     SandboxTable,
     ShareTable,
@@ -33,7 +38,7 @@ from virtiofs_sandbox.policies.matching import Matcher
 from virtiofs_sandbox.policies.patterns import MAX_PATTERNS, PatternError
 from virtiofs_sandbox.policies.places import SUFFIX, socket_directory
 from virtiofs_sandbox.policies.policy import DEFAULT_MODE, Policy, Socket
-from virtiofs_sandbox.policies.problems import Origin, PolicyError, Problem
+from virtiofs_sandbox.policies.problems import Origin, PolicyError, Problem, closest
 from virtiofs_sandbox.policies.share import (
     Access,
     CacheMode,
@@ -45,8 +50,10 @@ from virtiofs_sandbox.policies.share import (
     Identity,
     IdMap,
     LogLevel,
+    Membership,
     MemoryLimits,
     PathRules,
+    Rates,
     RequestLimits,
     Sandbox,
     SeccompAction,
@@ -59,6 +66,7 @@ from virtiofs_sandbox.policies.share import (
 T = TypeVar("T")
 D = TypeVar("D")
 
+DEFAULT_WEIGHT = 100
 # What an intent means: the cache mode, and whether the guest may keep what it wrote.
 INTENTS = {
     "exclusive": (CacheMode.ALWAYS, True),
@@ -101,6 +109,9 @@ class _Settling:
         sandbox = _or(document.sandbox, SandboxTable())
         limits = self._limits(_or(_or(document.limits, LimitsTable()).requests, RequestsTable()))
         control_limits = self._control(_or(document.limits, LimitsTable()))
+        group = self._group(_or(_or(document.limits, LimitsTable()).group, GroupTable()), _or(document.groups, {}))
+        if group is not None:
+            self._within(group, limits, control_limits.disk)
         socket = self._socket(share, name)
         if self.problems:
             raise PolicyError(self.problems)
@@ -125,6 +136,7 @@ class _Settling:
                 ),
                 limits=limits,
                 control=control_limits,
+                group=group,
             ),
             socket=socket,
             file=self.file,
@@ -277,6 +289,43 @@ class _Settling:
             parent=_or(limits.parent, None),
         )
 
+    def _group(self, table: GroupTable, groups: Mapping[str, BudgetTable]) -> Membership | None:
+        if isinstance(table.name, UnsetType):
+            if table.weight is not UNSET:
+                self._report("limits.group.weight", "there is no group that it could count in; set name beside it")
+            return None
+        budget = groups.get(table.name)
+        if budget is None:
+            there = f"there are {', '.join(sorted(groups))}" if groups else "there is none yet"
+            self._report(
+                "limits.group.name",
+                f"there is no group {values.quoted(table.name)}{closest(table.name, groups)}; {there}: "
+                f"[groups.NAME.requests] or [groups.NAME.disk] in defaults.toml makes one",
+            )
+            return None
+        requests, disk = _rates(_or(budget.requests, RequestRatesTable())), _rates(_or(budget.disk, DiskRatesTable()))
+        if requests == disk == Rates():
+            self._report(
+                "limits.group.name",
+                f"the group {values.quoted(table.name)} has no rate in defaults.toml; set one in its requests or disk",
+            )
+        return Membership(table.name, _or(table.weight, DEFAULT_WEIGHT), requests, disk)
+
+    def _within(self, group: Membership, requests: RequestLimits | None, disk: DiskLimits) -> None:
+        """A limit above the budget would never be the one that holds."""
+        for table, own, budget in (("requests", requests, group.requests), ("disk", disk, group.disk)):
+            for field_ in dataclasses.fields(Rates):
+                rate, most = getattr(own, field_.name, None), getattr(budget, field_.name)
+                if rate is not None and most is not None and rate > most:
+                    name = field_.name.replace("_", "-")
+                    parent = f"groups.{group.name}.{table}.{name}"
+                    where = self.merged.origins.get(parent, Origin())
+                    show = values.shown_byte_rate if field_.name in ("read", "write") else "{}/s".format
+                    self._report(
+                        f"limits.{table}.{name}",
+                        f"{show(rate)} is above the parent's: {parent} ({where}) is {show(most)} for all of the group",
+                    )
+
     def _socket(self, share: ShareTable, name: str) -> Socket:
         # A path alone was made a table of one when the files were merged.
         table = share.socket if isinstance(share.socket, SocketTable) else SocketTable()
@@ -297,6 +346,15 @@ class _Settling:
         said = [origin for other, origin in self.merged.origins.items() if f"{other}.".startswith(f"{key}.")]
         place = said[0] if said else Origin()
         self.problems.append(Problem(place.file or self.file, place.line, key, sentence))
+
+
+def _rates(table: RequestRatesTable | DiskRatesTable) -> Rates:
+    operations = {
+        name: _of(said, values.operation_rate)
+        for name in ("read_ops", "write_ops", "metadata_ops")
+        for said in (getattr(table, name, UNSET),)
+    }
+    return Rates(_of(table.read, values.byte_rate), _of(table.write, values.byte_rate), **operations)
 
 
 def resolved(path: str) -> Path:

@@ -198,6 +198,27 @@ class ControlLimits:
 
 
 @dataclass(frozen=True)
+class Rates:
+    """Bytes and operations a second, None: no limit. A disk knows no metadata."""
+
+    read: int | None = None
+    write: int | None = None
+    read_ops: int | None = None
+    write_ops: int | None = None
+    metadata_ops: int | None = None
+
+
+@dataclass(frozen=True)
+class Membership:
+    """The group of shares that one draws from by *weight*, 1 to 10000, and the budget of all of them together."""
+
+    name: str
+    weight: int
+    requests: Rates
+    disk: Rates
+
+
+@dataclass(frozen=True)
 class Child:
     """One directory of a tree share, seen as *name* in the share's root."""
 
@@ -231,6 +252,7 @@ class Share:
     sandbox: Sandbox = Sandbox()
     limits: RequestLimits | None = None
     control: ControlLimits = ControlLimits()
+    group: Membership | None = None
 
     def __post_init__(self) -> None:
         check_tag(self.tag)

@@ -16,6 +16,7 @@ from virtiofs_sandbox.policies.share import ShareError, check_tag
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h)", re.ASCII)
 _BYTE_RATE = re.compile(r"([0-9]{1,13}(?:\.[0-9]{1,3})?)(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)/s", re.ASCII)
 _OPERATION_RATE = re.compile(r"([0-9]{1,13})/s", re.ASCII)
+_GROUP_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 BYTE_UNITS = {
     "B": 1,
     "kB": 1000,
@@ -134,6 +135,16 @@ def whole_bytes(text: str, number: str, unit: str) -> int:
     return int(amount)
 
 
+def shown_bytes(count: int) -> str:
+    """Bytes in the largest unit that says them exactly."""
+    return min((f"{count // size}{unit}" for unit, size in BYTE_UNITS.items() if count % size == 0), key=len)
+
+
+def shown_byte_rate(rate: int) -> str:
+    """Bytes a second, likewise."""
+    return f"{shown_bytes(rate)}/s"
+
+
 def operation_rate(text: str) -> int:
     """Operations a second."""
     found = _OPERATION_RATE.fullmatch(text)
@@ -190,6 +201,13 @@ def child_name(name: str) -> str:
         raise Refused(f"{quoted(name)} has characters that cannot be printed")
     if len(name.encode()) > MAX_NAME_BYTES:
         raise Refused(f"{quoted(name)} has {len(name.encode())} bytes; at most {MAX_NAME_BYTES} are accepted")
+    return name
+
+
+def group_name(name: str) -> str:
+    """The name of a group of shares, which is a file's name too."""
+    if not _GROUP_NAME.fullmatch(name):
+        raise Refused(f"{quoted(name)} is no name of a group; letters, digits, - and _ are accepted, at most 64")
     return name
 
 

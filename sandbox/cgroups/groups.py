@@ -16,14 +16,24 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from virtiofs_sandbox.cgroups.hierarchies import LEAF, UNIFIED
+from virtiofs_sandbox.cgroups.narrowing import narrowed
 from virtiofs_sandbox.cgroups.nodes import GroupNode
 from virtiofs_sandbox.cgroups.planning import ABOVE, PREFIX, CannotLimitError, own_processes
 from virtiofs_sandbox.confine.plan import ControlGroup, GroupSetting
+from virtiofs_sandbox.policies.share import Rates
 
 # A killed jail is gone from its group within milliseconds; one that hangs in the kernel is not.
 _EMPTY_SECONDS = 2.0
 _LOOK_SECONDS = 0.01
 _TRIES = 20
+# Where each rate is counted, by version.
+_UNIFIED = {"read": "rbytes", "write": "wbytes", "read_ops": "rios", "write_ops": "wios"}
+_BLKIO = {
+    "read": ("blkio.throttle.io_service_bytes", "Read"),
+    "write": ("blkio.throttle.io_service_bytes", "Write"),
+    "read_ops": ("blkio.throttle.io_serviced", "Read"),
+    "write_ops": ("blkio.throttle.io_serviced", "Write"),
+}
 
 
 @dataclass
@@ -44,6 +54,7 @@ class Groups:
         self._warn = warn
         self._held: dict[str, _Held] = {}
         self._wanted: tuple[ControlGroup, ...] = ()
+        self._part = Rates()
 
     @property
     def joined(self) -> tuple[bytes, ...]:
@@ -62,6 +73,31 @@ class Groups:
                 counters = held.node.controller
                 return _figures(counters.throttle_io_service_bytes, counters.throttle_io_serviced)
         return {}
+
+    def disk_usage(self) -> dict[str, int]:
+        """What the jails have used of the disk they used most, by the fields of Rates."""
+        for held in self._held.values():
+            if held.group.version == UNIFIED and "io" in held.group.controllers:
+                figures = self.disk_figures().values()
+                return {
+                    name: max((disk.get(ours, 0) for disk in figures), default=0) for name, ours in _UNIFIED.items()
+                }
+            if "blkio" in held.group.controllers:
+                return {
+                    name: _most(os.path.join(held.group.directory, file), direction)
+                    for name, (file, direction) in _BLKIO.items()
+                }
+        return {}
+
+    def narrow(self, part: Rates) -> None:
+        """No rate of a disk is above *part* from now on. Raises CannotLimitError, and the rates before hold then."""
+        before, self._part = self._part, part
+        if before != part:
+            try:
+                self.apply(self._wanted)
+            except CannotLimitError:
+                self._part = before
+                raise
 
     def apply(self, groups: Sequence[ControlGroup], jails: Iterable[int] = ()) -> None:
         """Makes what is missing, writes what is new, lifts what is gone, and moves the *jails*, by keeper, into groups
@@ -111,7 +147,7 @@ class Groups:
     def _apply(self, groups: Sequence[ControlGroup]) -> None:
         for group in groups:
             self._make(group)
-            self._write(self._held[group.directory], group)
+            self._write(self._held[group.directory], narrowed(group, self._part))
         for directory, held in self._held.items():
             if directory not in {group.directory for group in groups}:
                 self._lift(held, set())
@@ -194,6 +230,13 @@ def _place(setting: GroupSetting) -> tuple[str, str]:
     """What a setting takes the place of: files by disk have a line for each."""
     first = setting.text.split()[0]
     return setting.file, first if ":" in first else ""
+
+
+def _most(file: str, direction: str) -> int:
+    """The largest count of that *direction* among all disks: lines of "MAJOR:MINOR DIRECTION COUNT"."""
+    with open(file, encoding="ascii") as lines:
+        counts = [words for words in map(str.split, lines) if len(words) == 3]
+    return max((int(count) for _, kind, count in counts if kind == direction), default=0)
 
 
 def _reason(group: ControlGroup, setting: GroupSetting, error: OSError) -> str:

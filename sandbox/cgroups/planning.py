@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import urllib.parse
@@ -13,6 +14,7 @@ from virtiofs_sandbox.cgroups import bounds, disks, settings
 from virtiofs_sandbox.cgroups.hierarchies import NAMES_V1, UNIFIED, Hierarchy, available
 from virtiofs_sandbox.confine.plan import ControlGroup, GroupSetting
 from virtiofs_sandbox.confine.tiers import CannotConfineError
+from virtiofs_sandbox.policies.bounding import bounded_disk
 from virtiofs_sandbox.policies.share import ControlLimits, Share, Unenforceable
 
 ABOVE = "virtiofs-sandbox"
@@ -104,7 +106,7 @@ def group_name(share: str) -> str:
 class _Planning:
     def __init__(self, share: Share, hierarchies: Sequence[Hierarchy]) -> None:
         self._share = share
-        self._limits: ControlLimits = share.control
+        self._limits: ControlLimits = dataclasses.replace(share.control, disk=bounded_disk(share))
         self._hierarchies = hierarchies
         self._warnings: list[str] = []
         self._wanted: dict[Place, list[tuple[str, GroupSetting]]] = {}
@@ -163,6 +165,8 @@ class _Planning:
         return tuple(numbers)
 
     def _cannot(self, key: str, reason: str) -> None:
+        if (group := self._share.group) is not None and "limits.disk" in key and key != "limits.disk.weight":
+            key = f"{key} (as the group {group.name} has it)"
         if self._limits.unenforceable is Unenforceable.REFUSE:
             raise CannotLimitError(
                 f"{key} cannot be held here: {reason}; "

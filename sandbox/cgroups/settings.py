@@ -66,8 +66,18 @@ def disk_rates(disk: DiskLimits) -> dict[str, int]:
     return {key: rate for key, rate in rates.items() if rate is not None}
 
 
+# By the kernel's names: of one line in io.max, and of a file each.
+UNIFIED_RATES = {"rbps": "read", "wbps": "write", "riops": "read_ops", "wiops": "write_ops"}
+THROTTLES = {
+    "read": "blkio.throttle.read_bps_device",
+    "write": "blkio.throttle.write_bps_device",
+    "read_ops": "blkio.throttle.read_iops_device",
+    "write_ops": "blkio.throttle.write_iops_device",
+}
+
+
 def _io(disk: DiskLimits, disks: Sequence[str]) -> Iterator[Made]:
-    names = {"rbps": disk.read, "wbps": disk.write, "riops": disk.read_ops, "wiops": disk.write_ops}
+    names = {name: getattr(disk, field) for name, field in UNIFIED_RATES.items()}
     rates = disk_rates(disk)
     for number in disks if rates else ():
         # All four every time: what the policy does not limit is lifted by the same line.
@@ -78,20 +88,16 @@ def _io(disk: DiskLimits, disks: Sequence[str]) -> Iterator[Made]:
         yield GroupSetting("limits.disk.weight", "io.weight", f"default {disk.weight}", f"default {DEFAULT_WEIGHT}")
 
 
-_THROTTLES = {
-    "limits.disk.read": "blkio.throttle.read_bps_device",
-    "limits.disk.write": "blkio.throttle.write_bps_device",
-    "limits.disk.read-ops": "blkio.throttle.read_iops_device",
-    "limits.disk.write-ops": "blkio.throttle.write_iops_device",
-}
-
-
 def _blkio(disk: DiskLimits, disks: Sequence[str]) -> Iterator[Made]:
     for key, rate in disk_rates(disk).items():
         for number in disks:
-            yield GroupSetting(key, _THROTTLES[key], f"{number} {rate}", f"{number} 0")
+            yield GroupSetting(key, THROTTLES[_field(key)], f"{number} {rate}", f"{number} 0")
     if disk.weight is not None:
         yield Impossible("limits.disk.weight", "control groups of version 1 have no weight that every scheduler knows")
+
+
+def _field(key: str) -> str:
+    return key.removeprefix("limits.disk.").replace("-", "_")
 
 
 def _memory(memory: MemoryLimits, *, unified: bool) -> Iterator[Made]:

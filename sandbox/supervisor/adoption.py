@@ -61,7 +61,7 @@ class Adoption:
         self._done = done
         self._mounts = JailMounts.built(terms.plan)
         self._unmade: dict[MountChange, str] = {}
-        self._dialogue = Dialogue(live_settings(terms.share, terms.share, ()))
+        self._dialogue = Dialogue(live_settings(terms.share, terms.bounded, ()))
         self._worker: Worker | None = None
         self._work: asyncio.Task[None] | None = None
 
@@ -98,7 +98,7 @@ class Adoption:
         told = self._dialogue.answered(message)
         if message.code == 0:
             seconds = asyncio.get_running_loop().time() - told.began
-            self._sink(SettingsApplied(*self._about(), told.serial, message.b, seconds))
+            self._sink(SettingsApplied(*self._about(), told.serial, message.b, seconds, told.quietly))
 
     def _look(self) -> None:
         if self._work is None and self._worker is not None and self._target is not self._tried:
@@ -116,27 +116,32 @@ class Adoption:
         """Ends when everything the newest terms ask for was tried."""
         while self._target is not self._tried:
             target = self._target
-            self._unmade = {}
+            # A part of a budget changes all the time, and nothing else with it.
+            of_policy = replace(target, part=self._tried.part) != self._tried or target.part == self._tried.part
+            self._unmade = {} if of_policy else self._unmade
             await self._change_mounts(worker, target, next_loosening)
-            if not await self._tell(worker, target):
+            if not await self._tell(worker, target, quietly=not of_policy):
                 return
             if self._target is target:
                 await self._change_mounts(worker, target, next_change)
             # What took the place of a detached child was hidden till now.
-            if self._target is target and not await self._tell(worker, target):
+            if self._target is target and not await self._tell(worker, target, quietly=not of_policy):
                 return
             self._tried = target
-            if target.plan.rules and self._target is target:
+            if of_policy and target.plan.rules and self._target is target:
                 self._sink(LayersHold(*self._about(), self.layers))
 
     # The worker.
 
-    async def _tell(self, worker: Worker, target: Terms) -> bool:
-        """Sees to it that the worker works by *target*; False when there is nothing to go on with."""
+    async def _tell(self, worker: Worker, target: Terms, *, quietly: bool) -> bool:
+        """Sees to it that the worker works by *target*; False when there is nothing to go on with.
+
+        *quietly*: for debugging alone.
+        """
         settings = self._settings(target)
         if settings == self._dialogue.newest:
             return True
-        problem = await self._tell_settings(worker, settings)
+        problem = await self._tell_settings(worker, settings, quietly=quietly)
         if problem is None or (problem.answered and self._target is not target):
             return True
         self._tried = target
@@ -148,11 +153,11 @@ class Adoption:
 
     def _settings(self, target: Terms) -> LiveSettings:
         going = leaving(self._mounts, JailMounts.wanted(target.plan))
-        return live_settings(self._launched_by.share, target.share, going)
+        return live_settings(self._launched_by.share, target.bounded, going)
 
-    async def _tell_settings(self, worker: Worker, settings: LiveSettings) -> _Problem | None:
+    async def _tell_settings(self, worker: Worker, settings: LiveSettings, *, quietly: bool) -> _Problem | None:
         """Sends *settings* and waits for the answer."""
-        told = self._dialogue.next(settings)
+        told = self._dialogue.next(settings, quietly=quietly)
         try:
             worker.send_settings(settings_message(self._slot.generation, told.serial), settings)
         except (ChannelClosedError, BlockingIOError):

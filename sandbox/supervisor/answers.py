@@ -21,6 +21,7 @@ from virtiofs_sandbox.supervisor.clients import Peer
 from virtiofs_sandbox.supervisor.events import HostLacks, LimitsChanged, Sink
 from virtiofs_sandbox.supervisor.reloader import Reloader
 from virtiofs_sandbox.supervisor.service import Service
+from virtiofs_sandbox.supervisor.sharing import Sharing
 from virtiofs_sandbox.supervisor.slot import Slot
 from virtiofs_sandbox.supervisor.worker import Terms
 
@@ -28,12 +29,22 @@ from virtiofs_sandbox.supervisor.worker import Terms
 class ShareAnswers:
     """Answers for one share. Never waits."""
 
-    def __init__(self, service: Service, groups: Groups, reloader: Reloader, policy: Path | None, sink: Sink) -> None:
+    def __init__(
+        self,
+        service: Service,
+        groups: Groups,
+        reloader: Reloader,
+        policy: Path | None,
+        sink: Sink,
+        *,
+        sharing: Sharing,
+    ) -> None:
         self._service = service
         self._groups = groups
         self._reloader = reloader
         self._policy = policy
         self._sink = sink
+        self._sharing = sharing
 
     async def __call__(self, request: requests.Request, peer: Peer) -> requests.Reply:
         """Raises RequestError."""
@@ -77,6 +88,7 @@ class ShareAnswers:
         found = tuple(differences(terms.share, share))
         if found:
             self._sink(LimitsChanged(share.name, peer, found))
+            self._sharing.follow(share)
             self._service.take_over(Terms(share, plan))
         warnings = tuple(warning for warning in plan.warnings if warning not in terms.plan.warnings)
         for warning in warnings:
@@ -95,7 +107,7 @@ class ShareAnswers:
         return dataclasses.replace(plan, groups=planned.groups, warnings=warnings)
 
     def _limits(self, found: tuple[str, ...] = (), warnings: tuple[str, ...] = ()) -> requests.Limits:
-        policy, now = self._reloader.share, self._service.terms.share
+        policy, now = self._reloader.share, self._sharing.bounded(self._service.terms.share)
         statistics = self._statistics()
         return requests.Limits(
             limits=tuple(

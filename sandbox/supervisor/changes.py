@@ -41,6 +41,7 @@ REACH: Mapping[str, Reach] = MappingProxyType(
         "log_level": Reach.SETTINGS,
         "paths": Reach.SETTINGS,
         "limits": Reach.SETTINGS,
+        "group": Reach.SETTINGS,
         "children": Reach.MOUNTS,
         # The mount, Landlock's rule on it, capabilities and id maps are made once.
         "source": Reach.JAIL,
@@ -58,7 +59,7 @@ REACH: Mapping[str, Reach] = MappingProxyType(
 
 
 # As the policy calls it.
-_SAID: Mapping[str, str] = MappingProxyType({"control": "limits"})
+_SAID: Mapping[str, str] = MappingProxyType({"control": "limits", "group": "limits.group"})
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,14 @@ class WrongAnswerError(Exception):
 
 @dataclass(frozen=True)
 class Told:
-    """One SETTINGS, sent at *began* on the event loop's clock; *answer* gets the APPLIED."""
+    """One SETTINGS, sent at *began* on the event loop's clock; *answer* gets the APPLIED. *quietly*: it is nothing that
+    anybody asked for."""
 
     serial: int
     settings: LiveSettings
     began: float
     answer: asyncio.Future[Message]
+    quietly: bool
 
 
 class Dialogue:
@@ -46,10 +48,10 @@ class Dialogue:
         """What it was told last, answered or not."""
         return self._unanswered[-1].settings if self._unanswered else self.held
 
-    def next(self, settings: LiveSettings) -> Told:
+    def next(self, settings: LiveSettings, *, quietly: bool = False) -> Told:
         """The next to be sent; `sent` once it was."""
         loop = asyncio.get_running_loop()
-        return Told(next(self._serials), settings, loop.time(), loop.create_future())
+        return Told(next(self._serials), settings, loop.time(), loop.create_future(), quietly)
 
     def sent(self, told: Told) -> None:
         self._unanswered.append(told)

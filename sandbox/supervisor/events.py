@@ -287,11 +287,16 @@ class WorkerEnded(WorkerEvent):
 
 @dataclass(frozen=True)
 class SettingsApplied(WorkerEvent):
-    """*revoked*: open handles on what is hidden now, as the worker claims."""
+    """*revoked*: open handles on what is hidden now, as the worker claims. *quietly*: a part of a budget changed."""
 
     serial: int
     revoked: int
     seconds: float
+    quietly: bool = False
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.DEBUG if self.quietly else LogLevel.INFO
 
     def __str__(self) -> str:
         revoked = f"; {self.revoked} open handle(s) closed" if self.revoked else ""

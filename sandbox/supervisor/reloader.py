@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from virtiofs_sandbox.cgroups.groups import Groups
+from virtiofs_sandbox.cgroups.planning import CannotLimitError
 from virtiofs_sandbox.confine import LaunchPlan
 from virtiofs_sandbox.policies.share import Share
 from virtiofs_sandbox.supervisor.changes import changes, refusal
 from virtiofs_sandbox.supervisor.events import HostLacks, Reloaded, ReloadRefused, Sink
 from virtiofs_sandbox.supervisor.service import Service
+from virtiofs_sandbox.supervisor.sharing import Sharing
 from virtiofs_sandbox.supervisor.worker import Terms
 
 Reload = Callable[[], tuple[Share, LaunchPlan]]
@@ -41,6 +43,8 @@ class Reloader:
         read: Reload | None,
         refusals: tuple[type[Exception], ...],
         sink: Sink,
+        *,
+        sharing: Sharing,
     ) -> None:
         self.share = service.terms.share
         self._service = service
@@ -48,6 +52,7 @@ class Reloader:
         self._read = read
         self._refusals = refusals
         self._sink = sink
+        self._sharing = sharing
 
     async def reload(self) -> Changed | str:
         """What changed, or why nothing did. Never raises: a fault in here must not end a share in service."""
@@ -72,10 +77,21 @@ class Reloader:
         if sentence := refusal(old.share, new.share):
             return sentence
         found = tuple(change.words for change in changes(old.share, new.share))
-        self._groups.apply(new.plan.groups, self._service.keepers)
+        self._take_part(old.share, new)
         self._sink(Reloaded(old.share.name, found, new.share.log_level))
         warnings = tuple(warning for warning in new.plan.warnings if warning not in old.plan.warnings)
         for warning in warnings:
             self._sink(HostLacks(old.share.name, warning))
         self.share = new.share
+        self._service.hold_to(self._sharing.requests)
         return Changed(found, self._service.take_over(new), warnings)
+
+    def _take_part(self, old: Share, new: Terms) -> None:
+        """Has groups of shares and control groups follow. Raises CannotLimitError, and both are as before then."""
+        self._sharing.follow(new.share)
+        try:
+            self._groups.apply(new.plan.groups, self._service.keepers)
+            self._groups.narrow(self._sharing.disk)
+        except CannotLimitError:
+            self._sharing.follow(old)
+            raise

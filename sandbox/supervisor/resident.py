@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from virtiofs_sandbox.budgets.member import Part
 from virtiofs_sandbox.cgroups import hierarchies
 from virtiofs_sandbox.cgroups.groups import Groups, sweep
 from virtiofs_sandbox.cgroups.planning import CannotLimitError, bases
 from virtiofs_sandbox.confine import CannotConfineError, LaunchPlan
+from virtiofs_sandbox.ipc.stats import Statistics
+from virtiofs_sandbox.policies.places import group_directory
 from virtiofs_sandbox.policies.share import Share, ShareError
 from virtiofs_sandbox.supervisor.answers import ShareAnswers
 from virtiofs_sandbox.supervisor.control import ControlSocket
@@ -30,6 +33,7 @@ from virtiofs_sandbox.supervisor.events import (
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError
 from virtiofs_sandbox.supervisor.reloader import Reload, Reloader
 from virtiofs_sandbox.supervisor.service import Service, StartError
+from virtiofs_sandbox.supervisor.sharing import Sharing
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.worker import Terms, Worker, launch_worker
 from virtiofs_sandbox.supervisor.zygotes import Launching, Z, Zygotes
@@ -43,6 +47,34 @@ class Control:
 
     listen: Callable[[], Listener]
     policy: Path | None
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """The share in service as a member of its group knows it."""
+
+    service: Service
+    groups: Groups
+    warn: Callable[[str], None]
+
+    @property
+    def settled(self) -> bool:
+        return self.service.settled
+
+    def statistics(self) -> tuple[int, Statistics] | None:
+        slot = self.service.slot
+        found = None if slot is None else slot.statistics()
+        return None if slot is None or found is None else (slot.generation, found)
+
+    def disk_usage(self) -> Mapping[str, int]:
+        return self.groups.disk_usage()
+
+    def take(self, part: Part) -> None:
+        self.service.hold_to(part.requests)
+        try:
+            self.groups.narrow(part.disk)
+        except CannotLimitError as error:
+            self.warn(f"limits.group: the part of the disk stays what it was: {error}")
 
 
 class _Signals:
@@ -90,6 +122,7 @@ async def run_share(
     reload: Reload | None = None,
     refusals: tuple[type[Exception], ...] = (ShareError, CannotConfineError),
     control: Control | None = None,
+    budgets: Path | None = None,
 ) -> bool:
     """Serves *share* until a signal. False when something was left behind.
 
@@ -101,11 +134,15 @@ async def run_share(
         sink(HostLacks(share.name, warning))
     zygotes = Zygotes(share.name, launching, sink)
     groups = Groups(share.name, lambda sentence: sink(LimitNotHeld(share.name, sentence)))
+    sharing = Sharing(budgets or group_directory(), lambda sentence: sink(LimitNotHeld(share.name, sentence)))
     sweep(bases(hierarchies.find(), share.control.parent))
     try:
+        sharing.follow(share)
         groups.apply(plan.groups)
+        groups.narrow(sharing.disk)
     except CannotLimitError as error:
         zygotes.close()
+        sharing.close()
         await groups.close()
         raise StartError(str(error)) from error
     denials = Denials(sink)
@@ -113,15 +150,16 @@ async def run_share(
     async def launch(generation: int, terms: Terms) -> Worker:
         joined = groups.joined
         plan = dataclasses.replace(terms.plan, cgroups=joined)
-        worker = await launch_worker(Terms(terms.share, plan), generation, zygotes)
+        worker = await launch_worker(dataclasses.replace(terms, plan=plan), generation, zygotes)
         if joined != groups.joined:
             # A reload came between.
             groups.enter(worker.pid)
         denials.launched(share.name, generation, worker.pid)
         return worker
 
-    service = Service(Terms(share, plan), launch, denials.show, timing)
-    reloader = Reloader(service, groups, reload, refusals, sink)
+    service = Service(Terms(share, plan, sharing.requests), launch, denials.show, timing)
+    reloader = Reloader(service, groups, reload, refusals, sink, sharing=sharing)
+    sharing.draw(_Drawing(service, groups, lambda sentence: sink(LimitNotHeld(share.name, sentence))))
     asked: ControlSocket | None = None
     with denials, _Signals(reloads=reload is not None) as signals:
         wait = asyncio.ensure_future(signals.stop())
@@ -134,7 +172,10 @@ async def run_share(
                     None
                     if control is None
                     else _control_socket(
-                        share.name, control, ShareAnswers(service, groups, reloader, control.policy, sink), sink
+                        share.name,
+                        control,
+                        ShareAnswers(service, groups, reloader, control.policy, sink, sharing=sharing),
+                        sink,
                     )
                 )
                 service.listen(listener)
@@ -143,6 +184,7 @@ async def run_share(
         finally:
             wait.cancel()
             clean = await _stop(service, signals, timing.stop_grace)
+            sharing.close()
             if asked is not None:
                 await asked.close()
             zygotes.close()

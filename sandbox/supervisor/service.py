@@ -7,8 +7,10 @@ happens ends in `_settle`, which looks at the whole picture and does what is due
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 
+from virtiofs_sandbox.policies.share import Rates
 from virtiofs_sandbox.supervisor.backoff import Backoff
 from virtiofs_sandbox.supervisor.changes import Change, Reach, changes
 from virtiofs_sandbox.supervisor.clients import Client
@@ -82,6 +84,11 @@ class Service:
         return next(iter(self.slots), None)
 
     @property
+    def settled(self) -> bool:
+        """Every worker there is works by the newest terms."""
+        return all(slot.settled for slot in self.slots)
+
+    @property
     def stopping(self) -> bool:
         return self._stopping
 
@@ -125,6 +132,7 @@ class Service:
         """
         if self._stopping:
             return ()
+        terms = dataclasses.replace(terms, part=self._terms.part)
         self._terms = terms
         words: tuple[str, ...] = ()
         if self._holder is not None:
@@ -146,6 +154,15 @@ class Service:
         self._next = None
         self._settle_soon()
         return words
+
+    def hold_to(self, part: Rates | None) -> None:
+        """Whatever the share asks of its workers, it is no more than *part* of its group's budget from now on."""
+        if self._terms.part == part:
+            return
+        self._terms = dataclasses.replace(self._terms, part=part)
+        for slot in (self._holder, self._next):
+            if slot is not None:
+                slot.adopt(self._terms)
 
     async def stop(self, grace: float) -> bool:
         """Closes the socket, asks the workers to end and waits until they have, by force if need be.

@@ -28,7 +28,8 @@ from virtiofs_sandbox.ipc.stats import Statistics, read_statistics
 from virtiofs_sandbox.ipc.transport import ChannelClosedError, ControlChannel
 from virtiofs_sandbox.launcher import HandOver, Jail
 from virtiofs_sandbox.launcher.launch import bury_group, end_group
-from virtiofs_sandbox.policies.share import Access, LogLevel, Share, Tier
+from virtiofs_sandbox.policies.bounding import bounded
+from virtiofs_sandbox.policies.share import Access, LogLevel, Rates, Share, Tier
 from virtiofs_sandbox.supervisor.clients import Client
 from virtiofs_sandbox.supervisor.loglines import Dropped, LineRate, LogLine, LogLines
 
@@ -44,10 +45,19 @@ _DEBUG_LINE_RATE = LineRate(per_second=2000, burst=2000)
 
 @dataclass(frozen=True)
 class Terms:
-    """What a worker is launched by: the share, and the plan that was prepared for it."""
+    """What a worker is launched by: the share, the plan that was prepared for it, and its *part* of a group's budget.
+
+    With a group and no part yet the whole budget is the bound.
+    """
 
     share: Share
     plan: LaunchPlan
+    part: Rates | None = None
+
+    @property
+    def bounded(self) -> Share:
+        """The share with the limits that its worker is told."""
+        return bounded(self.share, self.part)
 
 
 class JailLauncher(Protocol):
@@ -250,7 +260,7 @@ def _rate(level: LogLevel) -> LineRate:
 
 async def launch_worker(terms: Terms, generation: int, launcher: JailLauncher) -> Worker:
     """Makes what crosses the boundary, launches, and keeps this side's ends. Raises LaunchError or OSError."""
-    share, plan = terms.share, terms.plan
+    share, plan = terms.bounded, terms.plan
     config = encode_config(
         WorkerConfig(
             version=2,

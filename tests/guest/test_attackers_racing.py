@@ -108,16 +108,20 @@ def test_a_directory_that_becomes_a_link_out_leads_nowhere(
     ground: Ground, client: FrontEnd, rival: FrontEnd, link: bytes
 ) -> None:
     """One guest exchanges a directory with a link to the outside; the other opens, creates, links and removes in it."""
-    (ground.share / "raced").mkdir(exist_ok=True)
+    # Names of this test's own: which of the two is the link when it is over is a matter of chance.
+    raced, exchanged = b"raced-with-" + link, b"exchanged-" + link
+    place = ground.share / raced.decode()
+    place.mkdir()
+    (ground.share / exchanged.decode()).symlink_to((ground.share / link.decode()).readlink())
     for name in ("target", "secret"):
-        (ground.share / "raced" / name).write_text("of the share")
+        (place / name).write_text("of the share")
     before = pictures(ground.outside)
     outcomes: Counter[str] = Counter()
     file = node_of(client, b"file")
-    with meanwhile(swap(rival, b"raced", link)):
+    with meanwhile(swap(rival, raced, exchanged)):
         for number in range(ROUNDS):
             try:
-                directory = node_of(client, b"raced")
+                directory = node_of(client, raced)
                 new = b"new-%d" % number
                 attempts = [
                     attackers.Attack(Opcode.CREATE, fuse.create(new, os.O_RDWR | os.O_CREAT)),

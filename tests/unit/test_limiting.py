@@ -98,7 +98,7 @@ def test_none_does_not_lift_what_the_policy_says() -> None:
         ("burst", "1s", "^burst: only rates"),
         ("disk.weight", "100", "^disk.weight: only rates"),
         ("memory.max", "1GiB", "^memory.max: only rates"),
-        ("group.read", "1MiB/s", "^group.read: known, but not in this version"),
+        ("group.read", "1MiB/s", "^group.read: only rates"),
         ("share.access", "read-write", "^share.access: there is no such limit"),
         ("re\nad", "1MiB/s", r"^'re\\nad': there is no such limit"),
     ],

@@ -51,6 +51,8 @@ def keys(kind: inspect.StructType, above: str = "") -> Iterator[tuple[str, Mappi
         inner = found.type.type
         if isinstance(inner, inspect.DictType):
             inner, dotted = inner.value_type, f"{dotted}.NAME"
+        if isinstance(inner, inspect.StructType):
+            yield from keys(inner, f"{dotted}.")
         for choice in inner.types if isinstance(inner, inspect.UnionType) else ():
             if isinstance(choice, inspect.StructType):
                 yield from keys(choice, f"{dotted}.")

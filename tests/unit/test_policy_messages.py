@@ -285,13 +285,52 @@ VALUES += [
 ]
 
 RESERVED = [
-    single("known but not yet: a table", f'{SHARE}[limits.group]\nread = "200MiB/s"\n'),
+    single("known but not yet: a table", f"{SHARE}[limits.open_files]\nmax = 5\n"),
     single(
         "known but not yet: keys",
         f"{SHARE}posix_acl = true\nxattrmap = []\nmax_clients = 2\n[cache]\ndirect_io = true\n"
         "[identity]\ntranslate = []\n[sandbox]\nuser_namespace = false\n[worker]\nprogram = []\npoll-budget = 1\n",
     ),
     single("known but not yet: of a socket", SHARE + 'socket = { owner = "root", label = "x" }\n'),
+]
+
+DISK1 = '[groups.disk1.requests]\nread = "10MiB/s"\nmetadata-ops = "500/s"\n[groups.disk1.disk]\nwrite = "5MiB/s"\n'
+DEFAULTS = "../defaults.toml"
+
+GROUPS = [
+    Case(
+        "a group that is not there",
+        {DEFAULTS: DISK1 + "[groups.slow]\n", "data.toml": f'{SHARE}[limits.group]\nname = "disk2"\n'},
+        loaded(),
+    ),
+    single("a group where there is none", f'{SHARE}[limits.group]\nname = "disk1"\n'),
+    Case(
+        "a group without a budget",
+        {DEFAULTS: "[groups.slow]\n", "data.toml": f'{SHARE}[limits.group]\nname = "slow"\n'},
+        loaded(),
+    ),
+    Case(
+        "limits above the parent's",
+        {
+            DEFAULTS: DISK1,
+            "data.toml": f'{SHARE}[limits.group]\nname = "disk1"\n[limits.requests]\nread = "20MiB/s"\n'
+            'metadata-ops = "501/s"\nwrite = "1GiB/s"\n[limits.disk]\nwrite = "5.5MiB/s"\n',
+        },
+        loaded(),
+    ),
+    single("a weight in no group, and no weight", f"{SHARE}[limits.group]\nweight = 0\n"),
+    single("a weight in no group", f"{SHARE}[limits.group]\nweight = 100\n"),
+    single("no name of a group", f'{SHARE}[limits.group]\nname = "a/b"\n'),
+    single("a budget in a policy", SHARE + DISK1),
+    Case(
+        "budgets that say what they cannot",
+        {
+            DEFAULTS: '[groups."a b".requests]\nread = "0MiB/s"\nburst = "1s"\n[groups]\nx = 1\n'
+            '[groups.y.disk]\nmetadata-ops = "1/s"\nwrites = "1/s"\n',
+            "data.toml": SHARE,
+        },
+        loaded(),
+    ),
 ]
 
 TOGETHER = [
@@ -485,6 +524,7 @@ SECTIONS = {
     "Values": VALUES,
     "Known, but not in this version": RESERVED,
     "What does not go together": TOGETHER,
+    "Budgets of several shares": GROUPS,
     "Several files": SEVERAL,
     "Arguments": ARGUMENTS,
 }
