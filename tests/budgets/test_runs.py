@@ -57,8 +57,7 @@ def test_what_a_killed_member_held_is_the_others_and_its_file_goes() -> None:
 
 def test_a_reload_changes_a_weight_or_leaves_the_group_under_load() -> None:
     with members((100, 100), LINES) as (one, two), Load(one) as load, Load(two) as other:
-        time.sleep(3)
-        assert two.limit()["limits"]["write"] == {"unit": "bytes/s", "now": BUDGET // 2, "policy": None}
+        two.wait(lambda: two.limit()["limits"]["write"]["now"] == BUDGET // 2, "come to its part", 15)
         assert "limits.group.weight 100 -> 300" in two.reload(two.weighing(300))
         time.sleep(3)
         less, more = rates([load, other], 3)
