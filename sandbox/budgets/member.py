@@ -26,6 +26,8 @@ _SETTLE_LOOK = 0.01
 # Of its part: a change that is smaller is not worth a message to the worker.
 _WORTH = 64
 _NOTHING = (0,) * len(RATES)
+# Periods without anybody who wants or comes, before the group is called idle.
+_QUIET = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Member:
         self._demands: tuple[int | None, ...] = _NOTHING
         self._caps = _own_limits(share)
         self._budgets = _budgets(group)
-        self.idle = False
+        self._quiet = 0
+        self._seen: frozenset[str] = frozenset()
         registry.join()
         try:
             others = registry.others()
@@ -81,6 +84,11 @@ class Member:
         registry.joined(self._record())
 
     @property
+    def idle(self) -> bool:
+        """For a while nobody of the group has used anything."""
+        return self._quiet >= _QUIET
+
+    @property
     def part(self) -> Part:
         return Part(_rates(self.group.requests, self._given, "requests"), _rates(self.group.disk, self._given, "disk"))
 
@@ -92,7 +100,7 @@ class Member:
         self.group = share.group
         self._caps, self._budgets = _own_limits(share), _budgets(share.group)
         self._given = tuple(min(pair) for pair in zip(self._given, self._budgets, strict=True))
-        self.idle = False
+        self._quiet = 0
 
     def leave(self) -> None:
         self._registry.leave()
@@ -105,7 +113,9 @@ class Member:
     async def take_less(self, drawing: Drawing) -> bool:
         """Gives up what others should have; whether there is something to be had instead. Raises OSError."""
         others = self._registry.others()
-        self.idle = all(demand == 0 for of in (self._demands, *map(_demands, others.values())) for demand in of)
+        at_rest = all(demand == 0 for of in (self._demands, *map(_demands, others.values())) for demand in of)
+        self._quiet = self._quiet + 1 if at_rest and self._seen == others.keys() else 0
+        self._seen = frozenset(others)
         ideal = self._ideal(others)
         crowded = self._crowded(others)
         lower = tuple(

@@ -26,7 +26,9 @@ from virtiofs_sandbox.policies.share import (
     CpuLimits,
     CpuQuota,
     DiskLimits,
+    Membership,
     MemoryLimits,
+    Rates,
     Share,
     Unenforceable,
 )
@@ -137,6 +139,22 @@ class Scenes:
         (own / LEAF).rmdir()
         own.rmdir()
         return outcome
+
+    def a_part_of_a_budget(self) -> object:
+        """A share that draws from 10 MiB/s, with half of it as its part, and what a process in its group gets."""
+        budget = Membership("disk1", 100, Rates(), Rates(write=10 * MIB))
+        groups = Groups("data", self.warnings.append)
+        (planned,) = planning.plan(dataclasses.replace(SHARE, group=budget), find()).groups
+        groups.apply([planned])
+        whole = files(planned.directory, "io.max")
+        groups.narrow(Rates(write=5 * MIB))
+        half, before = files(planned.directory, "io.max"), groups.disk_usage()
+        _, got = load(planned.directory, "write", "direct", 64 << 10, 2)
+        used = {name: count - before[name] for name, count in groups.disk_usage().items()}
+        groups.narrow(Rates())
+        again = files(planned.directory, "io.max")
+        asyncio.run(groups.close())
+        return {"whole": whole, "half": half, "again": again, "got": got, "used": used, "left": self._left()}
 
     def rates(self) -> object:
         """(limit, load, asked, got)"""

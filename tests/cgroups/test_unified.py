@@ -16,7 +16,7 @@ from tests.guest.images import ROOT, MissingProgramError, user_mode_linux
 from tests.guest.machine import ENDS_WITH_TEST
 
 ABOVE = 1.06
-QUICK = ("disks", "facts", "every_limit", "a_weight_that_the_kernel_lacks", "a_group_of_our_own")
+QUICK = ("disks", "facts", "every_limit", "a_weight_that_the_kernel_lacks", "a_group_of_our_own", "a_part_of_a_budget")
 
 
 def boot(work: Path, *scenes: str, seconds: float = 5.0) -> dict[str, Any]:
@@ -108,6 +108,17 @@ def test_a_file_that_the_kernel_lacks_is_refused_or_warned_of(outcomes: dict[str
         for choice in ("refuse", "warn"):
             assert "limits.disk.weight is not taken by the kernel: there is no /sys/fs/cgroup/" in outcome[choice]
         assert outcome["left"] == []
+
+
+def test_a_part_of_a_budget_holds_and_what_is_used_of_it_is_counted(outcomes: dict[str, Any]) -> None:
+    outcome = outcomes["a_part_of_a_budget"]
+    assert " wbps=10485760 " in outcome["whole"]["io.max"]
+    assert " wbps=5242880 " in outcome["half"]["io.max"]
+    assert outcome["again"] == outcome["whole"]
+    assert 3 < outcome["got"] < 5 * ABOVE
+    assert outcome["used"]["write"] >= outcome["got"] * (1 << 20)
+    assert outcome["used"]["write_ops"] > 0
+    assert outcome["left"] == []
 
 
 def test_in_a_group_of_our_own_we_make_way_for_the_shares(outcomes: dict[str, Any]) -> None:

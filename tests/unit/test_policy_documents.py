@@ -123,6 +123,8 @@ def test_what_the_documents_show_is_a_policy(text: str, tmp_path: Path) -> None:
         made.mkdir()
     (tmp_path / "common/secrets.toml").write_text('[paths]\nhide = ["**/.env"]\n')
     text = text.replace('group = "kvm"', 'group = "root"')
+    if "[limits.group]" in text:
+        (tmp_path / "defaults.toml").write_text('[groups.disk1.requests]\nwrite = "200MiB/s"\n')
     if "[site]" in text:
         (tmp_path / "defaults.toml").write_text(text)
         text = THREE_LINES
