@@ -7,7 +7,7 @@ import re
 from decimal import Decimal
 
 from virtiofs_sandbox.policies.share import CpuQuota
-from virtiofs_sandbox.policies.values import Refused, quoted, whole_bytes
+from virtiofs_sandbox.policies.values import Refused, quoted, whole_bytes, within
 
 _SIZE = re.compile(r"([0-9]{1,13}(?:\.[0-9]{1,3})?)(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)", re.ASCII)
 _PERCENT = re.compile(r"([0-9]{1,6})%", re.ASCII)
@@ -59,6 +59,11 @@ def cpu(text: str) -> CpuQuota:
         f'{quoted(text)} is no share of a processor; accepted: "50%" (of one; "200%" are two), '
         'or a time in a period, as in "20ms/100ms"'
     )
+
+
+def latency(text: str) -> float:
+    """Seconds."""
+    return within(text, 0.001, 60.0, '"1ms" to "1m"')
 
 
 def group(text: str) -> str:

@@ -143,6 +143,7 @@ def _control(limits: ControlLimits) -> Iterable[_Said]:
     for key, rate in (("read-ops", disk.read_ops), ("write-ops", disk.write_ops)):
         yield ("limits", "disk", key), None if rate is None else f"{rate}/s", "no limit"
     yield ("limits", "disk", "weight"), disk.weight, "100"
+    yield ("limits", "disk", "latency"), None if disk.latency is None else f"{round(disk.latency * 1000)}ms", "none"
     for key, size in (("high", memory.high), ("max", memory.max)):
         yield ("limits", "memory", key), None if size is None else shown_bytes(size), "no limit"
     yield ("limits", "cpu", "max"), None if cpu.max is None else control.processor(cpu.max), "no limit"

@@ -331,6 +331,15 @@ class DiskTable(DiskRatesTable, frozen=True, rename="kebab"):
     """Most that the workers may take from each disk behind the share. Needs control groups."""
 
     weight: Annotated[int | UnsetType, _weight("Share of the disk among all that want it at once.")] = UNSET
+    latency: Annotated[
+        str | UnsetType,
+        _key(
+            "What the disk shall take for a request: groups beside this with a longer time, or none, give way.",
+            'a duration, "1ms" to "1m"',
+            "none",
+            parse=control.latency,
+        ),
+    ] = UNSET
 
 
 class MemoryTable(_Table, frozen=True):

@@ -56,7 +56,7 @@ KEYS: Mapping[str, Key] = MappingProxyType(
     }
 )
 # What is no rate stays as the policy has it: it says how limits work, or may cost a worker its life at once.
-_POLICY_ALONE = ("burst", "max-delay", "disk.weight", "unenforceable", "parent")
+_POLICY_ALONE = ("burst", "max-delay", "disk.weight", "disk.latency", "unenforceable", "parent")
 _TABLES_ALONE = ("memory.", "cpu.", "pids.", "group.")
 
 

@@ -281,6 +281,7 @@ class _Settling:
                 read_ops=_of(disk.read_ops, values.operation_rate),
                 write_ops=_of(disk.write_ops, values.operation_rate),
                 weight=_or(disk.weight, None),
+                latency=_of(disk.latency, control.latency),
             ),
             memory=MemoryLimits(high, most),
             cpu=CpuLimits(_of(cpu.max, control.cpu), _or(cpu.weight, None)),

@@ -146,13 +146,16 @@ class RequestLimits:
 
 @dataclass(frozen=True)
 class DiskLimits:
-    """Bytes and operations a second on each disk behind the share; *weight* among those who wait for it, 1 to 10000."""
+    """Bytes and operations a second on each disk behind the share; *weight* among those who wait for it, 1 to 10000;
+    *latency*, in seconds, is what its requests shall take at most, at the cost of groups that promise more.
+    """
 
     read: int | None = None
     write: int | None = None
     read_ops: int | None = None
     write_ops: int | None = None
     weight: int | None = None
+    latency: float | None = None
 
 
 @dataclass(frozen=True)

@@ -160,14 +160,15 @@ def _rate(text: str, rate: int, lowest: int, accepted: str) -> int:
 
 
 def burst(text: str) -> float:
-    return _within(text, 0.001, 60.0, '"1ms" to "1m"')
+    return within(text, 0.001, 60.0, '"1ms" to "1m"')
 
 
 def max_delay(text: str) -> float:
-    return _within(text, 0.001, MAX_DURATION, '"1ms" to "24h"')
+    return within(text, 0.001, MAX_DURATION, '"1ms" to "24h"')
 
 
-def _within(text: str, shortest: float, longest: float, accepted: str) -> float:
+def within(text: str, shortest: float, longest: float, accepted: str) -> float:
+    """Seconds, of a duration between two."""
     seconds = duration(text)
     if not shortest <= seconds <= longest:
         raise Refused(f"{quoted(text)} is out of range; {accepted} is accepted")

@@ -112,7 +112,7 @@ class _Planning:
         self._wanted: dict[Place, list[tuple[str, GroupSetting]]] = {}
 
     def planned(self) -> Planned:
-        numbers = self._disks() if settings.disk_rates(self._limits.disk) else ()
+        numbers = self._disks() if settings.disk_by_disk(self._limits.disk) else ()
         for controller in NAMES_V1:
             keys = settings.keys(self._limits, controller)
             if not keys:
@@ -154,7 +154,7 @@ class _Planning:
     def _disks(self) -> tuple[str, ...]:
         """The numbers of all disks behind the share; of none where there is no disk behind one of its directories."""
         numbers: dict[str, None] = {}
-        keys = ", ".join(settings.disk_rates(self._limits.disk))
+        keys = ", ".join(settings.disk_by_disk(self._limits.disk))
         for directory in _directories(self._share):
             try:
                 numbers |= dict.fromkeys(disk.number for disk in disks.behind(directory))
@@ -165,7 +165,8 @@ class _Planning:
         return tuple(numbers)
 
     def _cannot(self, key: str, reason: str) -> None:
-        if (group := self._share.group) is not None and "limits.disk" in key and key != "limits.disk.weight":
+        own = ("limits.disk.weight", "limits.disk.latency")
+        if (group := self._share.group) is not None and "limits.disk" in key and key not in own:
             key = f"{key} (as the group {group.name} has it)"
         if self._limits.unenforceable is Unenforceable.REFUSE:
             raise CannotLimitError(

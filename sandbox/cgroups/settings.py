@@ -32,7 +32,7 @@ def keys(limits: ControlLimits, controller: str) -> tuple[str, ...]:
     """The keys of the policy that need *controller*."""
     disk, memory, cpu = limits.disk, limits.memory, limits.cpu
     said: dict[str, dict[str, object]] = {
-        "io": {**disk_rates(disk), "limits.disk.weight": disk.weight},
+        "io": {**disk_rates(disk), "limits.disk.weight": disk.weight, "limits.disk.latency": disk.latency},
         "memory": {"limits.memory.high": memory.high, "limits.memory.max": memory.max},
         "cpu": {"limits.cpu.max": cpu.max, "limits.cpu.weight": cpu.weight},
         "pids": {"limits.pids.max": limits.pids},
@@ -66,6 +66,12 @@ def disk_rates(disk: DiskLimits) -> dict[str, int]:
     return {key: rate for key, rate in rates.items() if rate is not None}
 
 
+def disk_by_disk(disk: DiskLimits) -> tuple[str, ...]:
+    """The keys of what is said of each disk by its number."""
+    latency = () if disk.latency is None else ("limits.disk.latency",)
+    return (*disk_rates(disk), *latency)
+
+
 # By the kernel's names: of one line in io.max, and of a file each.
 UNIFIED_RATES = {"rbps": "read", "wbps": "write", "riops": "read_ops", "wiops": "write_ops"}
 THROTTLES = {
@@ -86,6 +92,10 @@ def _io(disk: DiskLimits, disks: Sequence[str]) -> Iterator[Made]:
         yield GroupSetting(", ".join(rates), "io.max", f"{number} {text}", f"{number} {lift}")
     if disk.weight is not None:
         yield GroupSetting("limits.disk.weight", "io.weight", f"default {disk.weight}", f"default {DEFAULT_WEIGHT}")
+    for number in disks if disk.latency is not None else ():
+        microseconds = round((disk.latency or 0) * 1_000_000)
+        text, lift = f"{number} target={microseconds}", f"{number} target=max"
+        yield GroupSetting("limits.disk.latency", "io.latency", text, lift)
 
 
 def _blkio(disk: DiskLimits, disks: Sequence[str]) -> Iterator[Made]:
@@ -94,6 +104,8 @@ def _blkio(disk: DiskLimits, disks: Sequence[str]) -> Iterator[Made]:
             yield GroupSetting(key, THROTTLES[_field(key)], f"{number} {rate}", f"{number} 0")
     if disk.weight is not None:
         yield Impossible("limits.disk.weight", "control groups of version 1 have no weight that every scheduler knows")
+    if disk.latency is not None:
+        yield Impossible("limits.disk.latency", "control groups of version 1 promise no time")
 
 
 def _field(key: str) -> str:

@@ -21,7 +21,7 @@ from virtiofs_sandbox.policies.share import (
 )
 
 EVERYTHING = ControlLimits(
-    disk=DiskLimits(read=20 << 20, write=10 << 20, read_ops=500, write_ops=200, weight=300),
+    disk=DiskLimits(read=20 << 20, write=10 << 20, read_ops=500, write_ops=200, weight=300, latency=0.005),
     memory=MemoryLimits(high=64 << 20, max=128 << 20),
     cpu=CpuLimits(CpuQuota(50_000, 100_000), 200),
     pids=50,
@@ -94,7 +94,10 @@ def test_version_2_has_one_group_for_everything(tmp_path: Path) -> None:
     rates = [text for file, text in texts if file == "io.max"]
     assert rates
     assert all(text.endswith(" rbps=20971520 wbps=10485760 riops=500 wiops=200") for text in rates)
-    assert [pair for pair in texts if pair[0] != "io.max"] == [
+    targets = [text for file, text in texts if file == "io.latency"]
+    assert len(targets) == len(rates)
+    assert all(text.endswith(" target=5000") for text in targets)
+    assert [pair for pair in texts if pair[0] not in ("io.max", "io.latency")] == [
         ("io.weight", "default 300"),
         ("memory.high", str(64 << 20)),
         ("memory.max", str(128 << 20)),
@@ -123,9 +126,10 @@ def test_version_1_has_a_group_in_each_hierarchy_and_says_what_it_cannot_do(tmp_
     }
     said = "\n".join(planned.warnings)
     assert "limits.disk.weight is not held" in said
+    assert "limits.disk.latency is not held" in said
     assert "limits.memory.high is not held" in said
     assert "not what the kernel writes back by itself later" in said
-    assert len(planned.warnings) == 3
+    assert len(planned.warnings) == 4
 
 
 def test_version_2_is_taken_where_it_has_the_controller(tmp_path: Path) -> None:

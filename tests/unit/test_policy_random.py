@@ -165,6 +165,7 @@ LIMITS = optional(
         read=BYTE_RATES,
         write=BYTE_RATES,
         weight=WEIGHTS,
+        latency=st.integers(1, 60_000).map("{}ms".format),
         **{"read-ops": OPERATION_RATES, "write-ops": OPERATION_RATES},
     ),
     memory=optional(high=st.integers(2**25, 2**30).map("{}B".format), max=st.integers(1, 99).map("{}GiB".format)),
