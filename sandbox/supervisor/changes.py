@@ -59,7 +59,7 @@ REACH: Mapping[str, Reach] = MappingProxyType(
 
 
 # As the policy calls it.
-_SAID: Mapping[str, str] = MappingProxyType({"control": "limits", "group": "limits.group"})
+_SAID: Mapping[str, str] = MappingProxyType({"limits": "limits.requests", "control": "limits", "group": "limits.group"})
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,9 @@ def _words(field: str, before: object, after: object) -> Iterator[str]:
         for part in dataclasses.fields(before):
             old, new = getattr(before, part.name), getattr(after, part.name)
             if old != new:
-                yield from _words(f"{field}.{part.name}", old, new)
+                # The keys of these tables are written with hyphens.
+                key = part.name.replace("_", "-") if field.startswith("limits") else part.name
+                yield from _words(f"{field}.{key}", old, new)
     else:
         yield f"{field} {_text(before)} -> {_text(after)}"
 
