@@ -12,8 +12,10 @@ import ctypes
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +35,11 @@ from virtiofs_sandbox.policies.share import (
     Unenforceable,
 )
 
+from tests.cgroups.files import Guest, forget
+from tests.guest.frontend import FrontEnd
+from tests.guest.service import children, is_jailed
+
+PROGRAM = Path(sys.executable).with_name("virtiofs-sandbox")
 MARK = "OUTCOME "
 MIB = 1 << 20
 DISK = Path("/mnt")
@@ -156,6 +163,53 @@ class Scenes:
         asyncio.run(groups.close())
         return {"whole": whole, "half": half, "again": again, "got": got, "used": used, "left": self._left()}
 
+    def a_share_in_service(self) -> object:
+        """The command itself, a policy with limits, and a front end that writes with fsync and reads what is cold."""
+        share, policy, socket = DISK / "share", Path("/run/data.toml"), Path("/run/fs.sock")
+        share.mkdir()
+        size = round(20 * self.seconds) * MIB
+        (share / "there").write_bytes(os.urandom(size))
+        forget(share / "there")
+        text = f'[share]\nsource = "{share}"\ntag = "data"\nsocket = "{socket}"\n[sandbox]\nminimum = "userns"\n'
+        text += '[limits.disk]\nread = "20MiB/s"\nwrite = '
+        policy.write_text(f'{text}"10MiB/s"\n')
+        command = [str(PROGRAM), "run", str(policy), "--control-dir", "/run/control"]
+        with open("/run/log", "wb") as log:
+            service = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            while not socket.exists() and service.poll() is None:
+                time.sleep(0.01)
+            with FrontEnd.connect(socket, 120) as client:
+                guest = Guest(client)
+                workers = [pid for keeper in children(service.pid) for pid in children(keeper)]
+                (worker,) = (pid for pid in workers if is_jailed(pid))
+                group = Path(f"/proc/{worker}/cgroup").read_text().strip().removeprefix("0::")
+                before = files(f"{TREE}{group}", "io.max")
+                wrote = guest.write(b"written", size // 2, sync_every=4 * MIB) / MIB
+                read = guest.read(b"there", size) / MIB
+                policy.write_text(f'{text}"5MiB/s"\n')
+                reload = [str(PROGRAM), "reload", "data", "--control-dir", "/run/control"]
+                said = subprocess.run(reload, capture_output=True, text=True, check=False)
+                after = files(f"{TREE}{group}", "io.max")
+                slower = guest.write(b"slower", 10 * MIB, sync_every=MIB) / MIB
+        finally:
+            service.send_signal(signal.SIGTERM)
+            status = service.wait()
+        doctor = subprocess.run([str(PROGRAM), "doctor", "--as", "json"], capture_output=True, text=True, check=False)
+        return {
+            "log": Path("/run/log").read_text(),
+            "group": group,
+            "before": before,
+            "after": after,
+            "said": said.stdout + said.stderr,
+            "wrote": wrote,
+            "read": read,
+            "slower": slower,
+            "status": status,
+            "left": self._left(),
+            "doctor": json.loads(doctor.stdout),
+        }
+
     def rates(self) -> object:
         """(limit, load, asked, got)"""
         rows = []
@@ -198,6 +252,9 @@ def main() -> None:
     # devtmpfs is on /dev since the kernel started.
     for kind, target in (("proc", "/proc"), ("sysfs", "/sys")):
         mount(kind, kind, target)
+    # The host's are read-only here.
+    for target in ("/run", "/tmp"):  # noqa: S108
+        mount("tmpfs", "tmpfs", target)
     mount("cgroup2", "cgroup2", str(TREE))
     mount("ext4", "/dev/ubda", str(DISK))
     with (DISK / "there").open("wb") as file:

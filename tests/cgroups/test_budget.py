@@ -10,8 +10,8 @@ from pathlib import Path
 
 from virtiofs_sandbox.policies.places import group_directory
 
+from tests.cgroups.files import Guest
 from tests.cgroups.site import Limited, Site, file_system
-from tests.cgroups.test_throttling import Guest
 from tests.guest.frontend import FrontEnd
 
 MIB = 1 << 20

@@ -13,63 +13,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.cgroups.files import Guest, forget
 from tests.cgroups.site import Limited, Mounted, Site, file_system
-from tests.guest import fuse
 from tests.guest.frontend import FrontEnd
-from tests.guest.fuse import Opcode
 from tests.guest.policed import LimitRefusedError
 
 LOAD = Path(__file__).with_name("load.py")
 MIB = 1 << 20
-CHUNK = 128 << 10
 # What a throttle lets through too much at the edges of its time slices.
 ABOVE = 1.06
 FILE_SYSTEMS = ("ext4", "xfs")
-
-
-class Guest:
-    """A byte-level guest that writes and reads one file of the share."""
-
-    def __init__(self, client: FrontEnd) -> None:
-        self._client = client
-        client.start()
-        client.init()
-
-    def write(self, name: bytes, size: int, flags: int = 0, chunk: int = CHUNK, sync_every: int | None = None) -> float:
-        """Writes, and syncs at the end or oftener; returns bytes a second."""
-        body = self._client.call(Opcode.CREATE, fuse.create(name, os.O_RDWR | flags))
-        node, handle = fuse.Entry.parse(body).node, fuse.parse_handle(body[-16:])
-        data = os.urandom(chunk)
-        start = time.monotonic()
-        for offset in range(0, size, chunk):
-            self._client.call(Opcode.WRITE, fuse.write(handle, offset, data), node)
-            if sync_every and (offset + chunk) % sync_every == 0:
-                self._client.call(Opcode.FSYNC, fuse.release(handle)[:16], node)
-        self._client.call(Opcode.FSYNC, fuse.release(handle)[:16], node)
-        return size / (time.monotonic() - start)
-
-    def read(self, name: bytes, size: int) -> float:
-        """Reads; returns bytes a second."""
-        node = self._client.lookup(name).node
-        handle = self._client.open(node)
-        start = time.monotonic()
-        for offset in range(0, size, CHUNK):
-            assert len(self._client.read(node, handle, offset, CHUNK)) == CHUNK
-        return size / (time.monotonic() - start)
 
 
 @pytest.fixture(params=FILE_SYSTEMS)
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mounted]:
     with file_system(request.param, tmp_path) as point:
         yield point
-
-
-def forget(path: Path) -> None:
-    """Drops its pages from the cache."""
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(descriptor)
 
 
 def test_a_jailed_worker_takes_no_more_of_the_disk_than_its_policy_allows(

@@ -16,7 +16,15 @@ from tests.guest.images import ROOT, MissingProgramError, user_mode_linux
 from tests.guest.machine import ENDS_WITH_TEST
 
 ABOVE = 1.06
-QUICK = ("disks", "facts", "every_limit", "a_weight_that_the_kernel_lacks", "a_group_of_our_own", "a_part_of_a_budget")
+QUICK = (
+    "disks",
+    "facts",
+    "every_limit",
+    "a_weight_that_the_kernel_lacks",
+    "a_group_of_our_own",
+    "a_part_of_a_budget",
+    "a_share_in_service",
+)
 
 
 def boot(work: Path, *scenes: str, seconds: float = 5.0) -> dict[str, Any]:
@@ -68,7 +76,7 @@ def boot(work: Path, *scenes: str, seconds: float = 5.0) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return boot(tmp_path_factory.mktemp("unified"), *QUICK)
+    return boot(tmp_path_factory.mktemp("unified"), *QUICK, seconds=1.0)
 
 
 def test_the_disk_and_the_hierarchy_are_found(outcomes: dict[str, Any]) -> None:
@@ -147,3 +155,47 @@ def test_a_disk_is_held_to_its_rates(tmp_path: Path, capsys: pytest.CaptureFixtu
     (figures,) = outcome["figures"].values()
     assert figures["wbytes"] > 100 << 20
     assert figures["rbytes"] > 100 << 20
+
+
+def test_a_share_in_service_is_held_by_its_group_and_a_reload_reaches_the_guest_that_writes(
+    outcomes: dict[str, Any],
+) -> None:
+    outcome = outcomes["a_share_in_service"]
+    assert outcome["group"] == "/virtiofs-sandbox/share-data", "where the worker is"
+    assert outcome["before"]["io.max"].endswith(" rbps=20971520 wbps=10485760 riops=max wiops=max")
+    assert outcome["after"]["io.max"].endswith(" rbps=20971520 wbps=5242880 riops=max wiops=max")
+    assert "limits.disk.write 10485760 -> 5242880" in outcome["said"]
+    assert 1 < outcome["slower"] < 5 * ABOVE
+    assert (outcome["status"], outcome["left"]) == (0, [])
+
+
+def test_doctor_says_what_the_kernel_without_landlock_lacks(outcomes: dict[str, Any]) -> None:
+    outcome = outcomes["a_share_in_service"]
+    assert "(jail: userns," in outcome["log"]
+    assert "Landlock is not available" in outcome["log"]
+    assert outcome["doctor"]["tier"] == "userns"
+    (landlock,) = (feature for feature in outcome["doctor"]["features"] if feature["name"] == "Landlock")
+    assert landlock["state"] == "missing"
+    assert landlock["lost"]
+    assert landlock["remedy"]
+
+
+@pytest.mark.slow
+def test_a_share_in_service_gets_what_its_policy_allows_and_no_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = boot(tmp_path, "a_share_in_service", seconds=6.0)["a_share_in_service"]
+    rows = (
+        ("wrote", "write", "fsync every 4 MiB", 10),
+        ("read", "read", "nothing cached", 20),
+        ("slower", "write", "fsync every MiB, after a reload", 5),
+    )
+    with capsys.disabled():
+        print()
+        for key, limit, how, asked in rows:
+            got = outcome[key]
+            off = 100 * (got / asked - 1)
+            print(
+                f"| version 2, ext4 | `disk.{limit}` | a guest, {how}, 128 KiB | {asked} | {got:.1f} | {off:+.1f} % |"
+            )
+    assert [key for key, _, _, asked in rows if not 0.5 * asked < outcome[key] < ABOVE * asked] == []
