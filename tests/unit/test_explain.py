@@ -32,7 +32,10 @@ from virtiofs_sandbox.policies.share import (
     Child,
     Identity,
     IdMap,
+    Membership,
     PathRules,
+    Rates,
+    RequestLimits,
     Sandbox,
     SeccompAction,
     Share,
@@ -278,6 +281,16 @@ def test_a_range_is_told_with_its_ids() -> None:
     assert "0 to 65535 are 300000 to 365535" in text(made)
     assert "The host's ids" not in text(made)
     assert "The host's ids" in text(launch(WORKSPACE, ROOT))
+
+
+def test_rates_and_the_budget_they_are_part_of_are_told() -> None:
+    limits, group = RequestLimits(read=1 << 20, metadata_ops=5), Membership("disk1", 200, Rates(read=1 << 21), Rates())
+    made = launch(dataclasses.replace(DATA, limits=limits, group=group), ROOT)
+    assert facts(made, "limits", "requests") == {
+        "rates": {"read": 1 << 20, "metadata-ops": 5},
+        "group": {"name": "disk1", "weight": 200},
+    }
+    assert "read 1MiB/s, metadata-ops 5/s; held by the worker" in " ".join(text(made).split())
 
 
 @pytest.mark.parametrize(("name", "share", "host"), [("agent", WORKSPACE, ROOT), ("data", DATA, USER)])

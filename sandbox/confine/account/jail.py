@@ -12,6 +12,7 @@ from virtiofs_sandbox.confine.calls import Call, Role
 from virtiofs_sandbox.confine.capabilities import REASONS, Capability
 from virtiofs_sandbox.confine.plan import LandlockPlan
 from virtiofs_sandbox.confine.preflight.subject import host_uid
+from virtiofs_sandbox.policies.limiting import KEYS
 from virtiofs_sandbox.policies.share import Tier
 from virtiofs_sandbox.syscalls.processes import SOCK_FILTER_BYTES
 
@@ -311,6 +312,7 @@ def _bounds(launch: Launch) -> tuple[Statement, ...]:
             {"process_limit": plan.process_limit, "binds": process_limit_binds(launch)},
         )
     )
+    statements.append(_rates(launch))
     groups = [printed(group) for group in plan.cgroups]
     statements.append(
         Statement("cgroups", "control groups", ", ".join(groups) or "those of whoever starts it", {"cgroups": groups})
@@ -338,6 +340,20 @@ def _bounds(launch: Launch) -> tuple[Statement, ...]:
         )
     )
     return tuple(statements)
+
+
+def _rates(launch: Launch) -> Statement:
+    """Rates that the worker itself holds the guest's requests to, and the budget they are part of."""
+    share = launch.share
+    rates = {
+        name: rate for name, key in KEYS.items() if key.table == "requests" and (rate := key.of(share)) is not None
+    }
+    text = ", ".join(f"{name} {KEYS[name].show(rate)}" for name, rate in rates.items())
+    said = f"{text}; held by the worker, so not by one that is owned" if rates else "no limit of its own"
+    if share.group is not None:
+        said += f"; a part of the budget {share.group.name}, by weight {share.group.weight}"
+    group = None if share.group is None else {"name": share.group.name, "weight": share.group.weight}
+    return Statement("requests", "guest's requests", said, {"rates": rates, "group": group})
 
 
 def process_limit_binds(launch: Launch) -> bool:
