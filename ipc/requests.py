@@ -23,7 +23,9 @@ MAX_ASSIGNMENTS = 64
 Version = Annotated[int, msgspec.Meta(ge=VERSION, le=VERSION)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Text = Annotated[str, msgspec.Meta(max_length=256)]
-Code = Literal["malformed", "version", "not-permitted", "slow", "refused", "widens", "stopping", "fault"]
+Code = Literal[
+    "malformed", "version", "not-permitted", "slow", "unknown-share", "refused", "widens", "stopping", "fault"
+]
 T = TypeVar("T")
 
 
@@ -39,19 +41,25 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     version: Version = VERSION
 
 
-class Reload(_Document, frozen=True, tag_field="request", tag="reload"):
+class _Question(_Document, frozen=True, kw_only=True):
+    """*share* is the one that is asked; it may be left out where the supervisor has only one."""
+
+    share: Text | None = None
+
+
+class Reload(_Question, frozen=True, tag_field="request", tag="reload"):
     """Read the policy again."""
 
 
-class ReadStatus(_Document, frozen=True, tag_field="request", tag="status"):
+class ReadStatus(_Question, frozen=True, tag_field="request", tag="status"):
     """How the share stands."""
 
 
-class ReadLimits(_Document, frozen=True, tag_field="request", tag="limits"):
+class ReadLimits(_Question, frozen=True, tag_field="request", tag="limits"):
     """The limits that hold, and what they have made of the requests so far."""
 
 
-class SetLimits(_Document, frozen=True, tag_field="request", tag="limit"):
+class SetLimits(_Question, frozen=True, kw_only=True, tag_field="request", tag="limit"):
     """Change limits: *set* has the policy's own keys (read, metadata-ops, ...) and values, or "none"."""
 
     set: Annotated[dict[Text, Text], msgspec.Meta(min_length=1, max_length=MAX_ASSIGNMENTS)]

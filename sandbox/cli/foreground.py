@@ -84,7 +84,7 @@ def hold(
 
     The control socket is made in the directory *control*.
     """
-    output = Output(wanted, plan)
+    output = Output(wanted.share)
     try:
         clean = asyncio.run(
             run_share(

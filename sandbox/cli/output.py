@@ -7,9 +7,8 @@ from datetime import datetime
 
 from virtiofs_sandbox.cli.hints import monitor_lines
 from virtiofs_sandbox.cli.text import STANDARD_ERROR, STANDARD_OUTPUT, write_line
-from virtiofs_sandbox.confine import LaunchPlan
-from virtiofs_sandbox.policies.offer import Offer
 from virtiofs_sandbox.policies.problems import shown
+from virtiofs_sandbox.policies.share import LogLevel, Share
 from virtiofs_sandbox.supervisor.events import (
     Event,
     Listening,
@@ -20,34 +19,36 @@ from virtiofs_sandbox.supervisor.loglines import printable
 
 
 class Output:
-    """Shows events up to the share's log level, which a reload may change."""
+    """Shows the events of each share up to its log level, which a reload may change."""
 
-    def __init__(self, wanted: Offer, plan: LaunchPlan) -> None:
-        self._share = wanted.share
-        self._policy = wanted.policy
-        self._plan = plan
-        self._log_level = wanted.share.log_level
+    def __init__(self, share: Share) -> None:
+        """*share* is the one whose level holds for what happens before it listens."""
+        self._levels = {share.name: share.log_level}
 
     def show(self, event: Event) -> None:
-        if isinstance(event, Reloaded):
-            self._log_level = event.log_level
-        if isinstance(event, Listening):
-            self._listening(event)
-        elif event.level.rank <= self._log_level.rank:
+        match event:
+            case Listening():
+                self._levels[event.share] = event.serves.log_level
+                write_line(STANDARD_OUTPUT, _ready(event))
+                return
+            case Reloaded():
+                self._levels[event.share] = event.log_level
+        if event.level.rank <= self._levels.get(event.share, LogLevel.INFO).rank:
             write_line(STANDARD_ERROR, _line(event))
 
-    def _listening(self, event: Listening) -> None:
-        share = self._share
-        source = f"a tree of {len(share.children)}" if share.source is None else printable(os.fsencode(share.source))
-        socket = printable(os.fsencode(event.socket))
-        policy = "" if self._policy is None else f", policy: {shown(self._policy.file)}"
-        start = (
-            f"ready: {source} as tag {share.tag} on {socket} "
-            f"(jail: {self._plan.tier.value}, cache: {share.cache.value}, access: {share.access.value}{policy})"
-        )
-        if not event.monitor_waiting and socket.startswith("/"):
-            start = f"{start}\n{monitor_lines(socket, share.tag)}"
-        write_line(STANDARD_OUTPUT, start)
+
+def _ready(event: Listening) -> str:
+    share = event.serves
+    source = f"a tree of {len(share.children)}" if share.source is None else printable(os.fsencode(share.source))
+    socket = printable(os.fsencode(event.socket))
+    policy = "" if event.policy is None else f", policy: {shown(event.policy)}"
+    line = (
+        f"ready: {source} as tag {share.tag} on {socket} "
+        f"(jail: {event.tier.value}, cache: {share.cache.value}, access: {share.access.value}{policy})"
+    )
+    if not event.monitor_waiting and socket.startswith("/"):
+        return f"{line}\n{monitor_lines(socket, share.tag)}"
+    return line
 
 
 def _line(event: Event) -> str:

@@ -6,13 +6,14 @@ import enum
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from virtiofs_sandbox.confine.plan import HeldRule, MountAction, MountChange
 from virtiofs_sandbox.ipc.exits import Ending
 from virtiofs_sandbox.ipc.messages import ClientStep
 from virtiofs_sandbox.ipc.stats import Statistics
-from virtiofs_sandbox.policies.share import LogLevel
+from virtiofs_sandbox.policies.share import LogLevel, Share, Tier
 from virtiofs_sandbox.supervisor.clients import Peer
 
 
@@ -42,10 +43,16 @@ class WorkerEvent(Event):
 
 @dataclass(frozen=True)
 class Listening(Event):
-    """Connections are accepted from now on. *monitor_waiting*: somebody has connected already."""
+    """Connections are accepted from now on. *monitor_waiting*: somebody has connected already.
+
+    *serves* is what they get, behind a jail of *tier*, by the file *policy*, if any.
+    """
 
     socket: str
     monitor_waiting: bool
+    serves: Share
+    tier: Tier
+    policy: Path | None
 
     def __str__(self) -> str:
         return f"accepting connections on {self.socket}"

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from virtiofs_sandbox.budgets.member import Part
-from virtiofs_sandbox.cgroups import hierarchies
-from virtiofs_sandbox.cgroups.groups import Groups, sweep
-from virtiofs_sandbox.cgroups.planning import CannotLimitError, bases
 from virtiofs_sandbox.confine import CannotConfineError, LaunchPlan
-from virtiofs_sandbox.ipc.stats import Statistics
 from virtiofs_sandbox.policies.places import group_directory
 from virtiofs_sandbox.policies.share import Share, ShareError
-from virtiofs_sandbox.supervisor.answers import ShareAnswers
+from virtiofs_sandbox.supervisor.active import ActiveShare, Common
 from virtiofs_sandbox.supervisor.control import ControlSocket
 from virtiofs_sandbox.supervisor.denials import Denials
 from virtiofs_sandbox.supervisor.events import (
-    GroupsLeft,
-    HostLacks,
-    LimitNotHeld,
     NoControlSocket,
     Sink,
     Stopped,
@@ -32,10 +23,8 @@ from virtiofs_sandbox.supervisor.events import (
 )
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError
 from virtiofs_sandbox.supervisor.reloader import Reload, Reloader
-from virtiofs_sandbox.supervisor.service import Service, StartError
-from virtiofs_sandbox.supervisor.sharing import Sharing
+from virtiofs_sandbox.supervisor.routing import Routing
 from virtiofs_sandbox.supervisor.timing import Timing
-from virtiofs_sandbox.supervisor.worker import Terms, Worker, launch_worker
 from virtiofs_sandbox.supervisor.zygotes import Launching, Z, Zygotes
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -47,34 +36,6 @@ class Control:
 
     listen: Callable[[], Listener]
     policy: Path | None
-
-
-@dataclass(frozen=True)
-class _Drawing:
-    """The share in service as a member of its group knows it."""
-
-    service: Service
-    groups: Groups
-    warn: Callable[[str], None]
-
-    @property
-    def settled(self) -> bool:
-        return self.service.settled
-
-    def statistics(self) -> tuple[int, Statistics] | None:
-        slot = self.service.slot
-        found = None if slot is None else slot.statistics()
-        return None if slot is None or found is None else (slot.generation, found)
-
-    def disk_usage(self) -> Mapping[str, int]:
-        return self.groups.disk_usage()
-
-    def take(self, part: Part) -> None:
-        self.service.hold_to(part.requests)
-        try:
-            self.groups.narrow(part.disk)
-        except CannotLimitError as error:
-            self.warn(f"limits.group: the part of the disk stays what it was: {error}")
 
 
 class _Signals:
@@ -130,79 +91,40 @@ async def run_share(
     warm. *reload* is called on SIGHUP, from then on, and when asked for by way of *control*; what it raises refuses the
     reload, and is a fault of ours unless it is one of *refusals*. Raises StartError, ListenError.
     """
-    for warning in plan.warnings:
-        sink(HostLacks(share.name, warning))
     zygotes = Zygotes(share.name, launching, sink)
-    groups = Groups(share.name, lambda sentence: sink(LimitNotHeld(share.name, sentence)))
-    sharing = Sharing(budgets or group_directory(), lambda sentence: sink(LimitNotHeld(share.name, sentence)))
-    sweep(bases(hierarchies.find(), share.control.parent))
-    try:
-        sharing.follow(share)
-        groups.apply(plan.groups)
-        groups.narrow(sharing.disk)
-    except CannotLimitError as error:
-        zygotes.close()
-        sharing.close()
-        await groups.close()
-        raise StartError(str(error)) from error
     denials = Denials(sink)
-
-    async def launch(generation: int, terms: Terms) -> Worker:
-        joined = groups.joined
-        plan = dataclasses.replace(terms.plan, cgroups=joined)
-        worker = await launch_worker(dataclasses.replace(terms, plan=plan), generation, zygotes)
-        if joined != groups.joined:
-            # A reload came between.
-            groups.enter(worker.pid)
-        denials.launched(share.name, generation, worker.pid)
-        return worker
-
-    service = Service(Terms(share, plan, sharing.requests), launch, denials.show, timing)
-    reloader = Reloader(service, groups, reload, refusals, sink, sharing=sharing)
-    sharing.draw(_Drawing(service, groups, lambda sentence: sink(LimitNotHeld(share.name, sentence))))
+    common = Common(zygotes, denials, sink, timing, budgets or group_directory(), refusals)
+    active = ActiveShare(share, plan, common, reload=reload, policy=None if control is None else control.policy)
     asked: ControlSocket | None = None
     with denials, _Signals(reloads=reload is not None) as signals:
         wait = asyncio.ensure_future(signals.stop())
         clean = True
         try:
-            if await _started(service, wait):
+            if await _started(active, wait):
                 listener = listen()
                 # There before the line that says ready.
-                asked = (
-                    None
-                    if control is None
-                    else _control_socket(
-                        share.name,
-                        control,
-                        ShareAnswers(service, groups, reloader, control.policy, sink, sharing=sharing),
-                        sink,
-                    )
-                )
-                service.listen(listener)
-                await _reload_until(wait, signals, reloader)
+                asked = None if control is None else _control_socket(control, active, sink)
+                active.listen(listener)
+                await _reload_until(wait, signals, active.reloader)
             sink(Stopping(share.name, wait.result().name, timing.stop_grace))
         finally:
             wait.cancel()
-            clean = await _stop(service, signals, timing.stop_grace)
-            sharing.close()
+            clean = await _stop(active, signals, timing.stop_grace)
             if asked is not None:
                 await asked.close()
             zygotes.close()
-            if left := await groups.close():
-                clean = False
-                sink(GroupsLeft(share.name, left))
     sink(Stopped(share.name))
     return clean
 
 
-def _control_socket(share: str, control: Control, answers: ShareAnswers, sink: Sink) -> ControlSocket | None:
+def _control_socket(control: Control, active: ActiveShare, sink: Sink) -> ControlSocket | None:
     """None, and a warning, where it cannot be made: the share is served all the same."""
     try:
         listener = control.listen()
     except ListenError as error:
-        sink(NoControlSocket(share, str(error)))
+        sink(NoControlSocket(active.name, str(error)))
         return None
-    return ControlSocket(share, listener, answers, sink)
+    return ControlSocket(active.name, listener, Routing({active.name: active}), sink)
 
 
 async def _reload_until(stop: asyncio.Future[signal.Signals], signals: _Signals, reloader: Reloader) -> None:
@@ -216,9 +138,9 @@ async def _reload_until(stop: asyncio.Future[signal.Signals], signals: _Signals,
         await reloader.reload()
 
 
-async def _started(service: Service, stop: asyncio.Future[signal.Signals]) -> bool:
+async def _started(active: ActiveShare, stop: asyncio.Future[signal.Signals]) -> bool:
     """Whether a worker is warm; False when *stop* came first."""
-    start = asyncio.ensure_future(service.start())
+    start = asyncio.ensure_future(active.start())
     waiting: set[asyncio.Future[Any]] = {start, stop}
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     if not start.done():
@@ -228,12 +150,12 @@ async def _started(service: Service, stop: asyncio.Future[signal.Signals]) -> bo
     return not stop.done()
 
 
-async def _stop(service: Service, signals: _Signals, grace: float) -> bool:
-    stopping = asyncio.ensure_future(service.stop(grace))
+async def _stop(active: ActiveShare, signals: _Signals, grace: float) -> bool:
+    stopping = asyncio.ensure_future(active.stop(grace))
     second = asyncio.ensure_future(signals.stop())
     waiting: set[asyncio.Future[Any]] = {stopping, second}
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     if second.done():
-        service.kill("a second signal")
+        active.kill("a second signal")
     second.cancel()
     return await stopping

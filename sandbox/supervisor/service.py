@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
+from pathlib import Path
 
 from virtiofs_sandbox.policies.share import Rates
 from virtiofs_sandbox.supervisor.backoff import Backoff
@@ -44,13 +45,13 @@ class StartError(Exception):
 class Service:
     """To be made inside the event loop; then `start`, `listen`, and in the end `stop`."""
 
-    def __init__(self, terms: Terms, launch: Launch, sink: Sink, timing: Timing) -> None:
-        """*launch* launches the worker of a generation, by the terms that hold when its turn comes.
-
-        *restarts* counts workers that failed and were replaced.
+    def __init__(self, terms: Terms, launch: Launch, sink: Sink, timing: Timing, *, policy: Path | None = None) -> None:
+        """*launch* launches the worker of a generation, by the terms that hold when its turn comes; they are those of
+        the file *policy*. *restarts* counts workers that failed and were replaced.
         """
         self._share = terms.share.name
         self._terms = terms
+        self._policy = policy
         self._launch = launch
         self._sink = sink
         self._timing = timing
@@ -121,7 +122,9 @@ class Service:
         self._listener = listener
         waiting = listener.somebody_waits()
         self._resume_accepting()
-        self._sink(Listening(self._share, listener.name, waiting))
+        self._sink(
+            Listening(self._share, listener.name, waiting, self._terms.share, self._terms.plan.tier, self._policy)
+        )
         self._settle_soon()
 
     def take_over(self, terms: Terms) -> tuple[str, ...]:
