@@ -15,7 +15,7 @@ help:
 	@echo "make test        lint and all tests but the slow ones; what continuous integration runs"
 	@echo "make test-slow   the rest: minutes long, installs a Debian below build/"
 	@echo "make lint        ruff, mypy, rustfmt, clippy"
-	@echo "make docs        the pages that are made from the code's own tables"
+	@echo "make docs        the pages that are made from the code"
 	@echo "make bench       figures: connect to INIT, memory, speed beside stock virtiofsd"
 	@echo "make fresh       the demo in an empty Debian 12, from the last commit"
 	@echo "make fuzz        each parser of the worker under libFuzzer for a minute"
@@ -55,9 +55,10 @@ demo:
 	@command -v linux.uml >/dev/null || $(MAKE) --no-print-directory guests
 	@$(BIN)/python -m tests.guest.demo
 
-# Pages made from tables of the code.
+# Pages made from the code.
 .PHONY: docs
 docs: build
+	$(BIN)/python docs/commands.py
 	$(BIN)/python docs/syscalls.py
 
 .PHONY: lint
