@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Writes commands.md beside itself: what each command says of itself. `make docs` runs it, a test holds the page to it."""
+"""Writes commands.md beside itself: what each command says of itself.
+
+`make docs` runs it, and a test holds the page to it.
+"""
 
 from __future__ import annotations
 
