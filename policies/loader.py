@@ -13,15 +13,19 @@ from virtiofs_sandbox.policies.places import default_directory, defaults_file, f
 from virtiofs_sandbox.policies.policy import Policy
 from virtiofs_sandbox.policies.problems import Origin, PolicyError, Problem
 from virtiofs_sandbox.policies.settling import settle
+from virtiofs_sandbox.policies.share import Tier
 
 __all__ = ["PolicyError", "Site", "default_directory", "find", "load", "load_directory", "site", "survey"]
 
 
 @dataclass(frozen=True)
 class Site:
-    """What defaults.toml says of the whole machine; *origins* as in Policy."""
+    """What defaults.toml says of the whole machine; *origins* as in Policy. *minimum* is the default of
+    sandbox.minimum, None where it is not said.
+    """
 
     require_policy: bool = False
+    minimum: Tier | None = None
     origins: dict[str, Origin] = field(default_factory=dict)
 
 
@@ -69,7 +73,9 @@ def site(directory: Path) -> Site:
     if problems:
         raise PolicyError(problems)
     table = source.table.get("site", {})
+    minimum = source.table.get("sandbox", {}).get("minimum")
     return Site(
         require_policy=table.get("require_policy", False),
+        minimum=None if minimum is None else Tier(minimum),
         origins={f"site.{key}": source.origin(("site", key)) for key in table},
     )
