@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from virtiofs_sandbox.policies.checks import check
+from virtiofs_sandbox.policies.document import DEFAULT_WARM
 from virtiofs_sandbox.policies.layers import merge, read_layers, read_source
 from virtiofs_sandbox.policies.overlaps import conflicts
 from virtiofs_sandbox.policies.places import default_directory, defaults_file, files, find, is_there
@@ -20,11 +21,12 @@ __all__ = ["PolicyError", "Site", "default_directory", "find", "load", "load_dir
 
 @dataclass(frozen=True)
 class Site:
-    """What defaults.toml says of the whole machine; *origins* as in Policy. *minimum* is the default of
-    sandbox.minimum, None where it is not said.
+    """What defaults.toml says of the whole machine; *origins* as in Policy. *warm*: how many shares of one supervisor
+    keep a worker warm. *minimum* is the default of sandbox.minimum, None where it is not said.
     """
 
     require_policy: bool = False
+    warm: int = DEFAULT_WARM
     minimum: Tier | None = None
     origins: dict[str, Origin] = field(default_factory=dict)
 
@@ -76,6 +78,7 @@ def site(directory: Path) -> Site:
     minimum = source.table.get("sandbox", {}).get("minimum")
     return Site(
         require_policy=table.get("require_policy", False),
+        warm=table.get("warm", DEFAULT_WARM),
         minimum=None if minimum is None else Tier(minimum),
         origins={f"site.{key}": source.origin(("site", key)) for key in table},
     )
