@@ -378,7 +378,10 @@ OF_VIRTIOFSD = (
     Row(
         "--sandbox",
         "sandbox.minimum",
-        {Effect.NARROWS: "stronger than the policy's minimum", Effect.NEUTRAL: "as strong, or weaker: the policy's holds"},
+        {
+            Effect.NARROWS: "stronger than the policy's minimum",
+            Effect.NEUTRAL: "as strong, or weaker: the policy's holds",
+        },
         "It says what the caller puts up with. The jail is always the strongest that the host allows.",
         _tolerated,
     ),

@@ -121,7 +121,7 @@ def _only(extents: Sequence[Extent], own: int) -> bool:
 
 def _own_then_range(extents: Sequence[Extent], own: int) -> bool:
     """As libvirt's session mode has it."""
-    return len(extents) == 2 and extents[0] == Extent(0, own, 1) and extents[1].inside == 1  # noqa: PLR2004
+    return len(extents) == 2 and extents[0] == Extent(0, own, 1) and extents[1].inside == 1
 
 
 def _range_from_0(uids: Sequence[Extent], gids: Sequence[Extent]) -> Identity | None:

@@ -79,8 +79,8 @@ class Meaning:
         if self.fields.get("xattr"):
             self.refuse(
                 self.xattrmap,
-                "names of extended attributes are not mapped yet, and with --xattr the guest would have the host's own; "
-                "leave one of the two out",
+                "names of extended attributes are not mapped yet, and with --xattr the guest would have the host's "
+                "own; leave one of the two out",
             )
             return
         self.fields["no_xattr"] = True
@@ -96,9 +96,7 @@ class Meaning:
             self._settle_rules(caller)
 
     def _settle_maps(self, caller: Caller) -> None:
-        identity = of_namespace(
-            self.uid_map, self.gid_map, uid=caller.uid, gid=caller.gid, maps_all=caller.maps_all
-        )
+        identity = of_namespace(self.uid_map, self.gid_map, uid=caller.uid, gid=caller.gid, maps_all=caller.maps_all)
         if identity is not None:
             self.fields["identity"] = identity
         elif caller.maps_all:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from virtiofs_sandbox.compat import idmaps
 from virtiofs_sandbox.compat.meaning import LEAST_DESCRIPTORS, Meaning, Question
@@ -16,11 +16,16 @@ from virtiofs_sandbox.policies.share import CacheMode, LogLevel, SeccompAction, 
 
 # capability.h, in the order of its numbers.
 CAPABILITIES = (
-    "chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable net_bind_service "
-    "net_broadcast net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio sys_chroot sys_ptrace sys_pacct sys_admin "
-    "sys_boot sys_nice sys_resource sys_time sys_tty_config mknod lease audit_write audit_control setfcap mac_override "
-    "mac_admin syslog wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore"
-).split()
+    "chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap",
+    "linux_immutable", "net_bind_service", "net_broadcast", "net_admin", "net_raw", "ipc_lock", "ipc_owner",
+    "sys_module", "sys_rawio", "sys_chroot", "sys_ptrace", "sys_pacct", "sys_admin", "sys_boot", "sys_nice",
+    "sys_resource", "sys_time", "sys_tty_config", "mknod", "lease", "audit_write", "audit_control", "setfcap",
+    "mac_override", "mac_admin", "syslog", "wake_alarm", "block_suspend", "audit_read", "perfmon", "bpf",
+    "checkpoint_restore",
+)  # fmt: skip
+
+
+T = TypeVar("T")
 
 
 class Outcome(enum.Enum):
@@ -83,8 +88,8 @@ def _warning(sentence: str) -> dict[str, Any]:
     return {"apply": _warns(sentence), "outcomes": {Outcome.WARNING: sentence}}
 
 
-def _one_of(choices: Mapping[str, Any]) -> Callable[[str], Any]:
-    def read(value: str) -> Any:
+def _one_of(choices: Mapping[str, T]) -> Callable[[str], T]:
+    def read(value: str) -> T:
         try:
             return choices[value.lower()]
         except KeyError:
@@ -100,7 +105,7 @@ def _path(value: str) -> Path:
 
 
 def _number(value: str) -> int:
-    if not value.isascii() or not value.isdigit() or len(value) > 10:  # noqa: PLR2004
+    if not value.isascii() or not value.isdigit() or len(value) > 10:
         raise ValueError("a number is accepted")
     return int(value)
 
@@ -155,9 +160,13 @@ def _legacy_log_level(meaning: Meaning, value: str, option: str) -> None:
 
 
 def _legacy_cache(value: str) -> CacheMode:
-    modes = {"auto": CacheMode.AUTO, "always": CacheMode.ALWAYS, "none": CacheMode.NEVER, "metadata": CacheMode.METADATA}
-    mode: CacheMode = _one_of(modes)(value)
-    return mode
+    modes = {
+        "auto": CacheMode.AUTO,
+        "always": CacheMode.ALWAYS,
+        "none": CacheMode.NEVER,
+        "metadata": CacheMode.METADATA,
+    }
+    return _one_of(modes)(value)
 
 
 def _xattr(meaning: Meaning, value: str, option: str) -> None:
@@ -191,6 +200,10 @@ def _nofile(meaning: Meaning, value: str, option: str) -> None:
     if number and number < LEAST_DESCRIPTORS:
         raise ValueError(f"0 for no change, or {LEAST_DESCRIPTORS} and more are accepted")
     meaning.nofile = number or None
+
+
+def _a_number(meaning: Meaning, value: str, option: str) -> None:
+    _number(value)
 
 
 def _modcaps(meaning: Meaning, value: str, option: str) -> None:
@@ -371,8 +384,8 @@ OPTIONS = (
     ),
     Option(
         ("--uid-map",),
-        "As root one line from 0 on, as a user oneself as 0 and a line from 1 on (what libvirt's session mode says), or "
-        "oneself alone; the same for uid and gid.",
+        "As root one line from 0 on, as a user oneself as 0 and a line from 1 on (what libvirt's session mode says), "
+        "or oneself alone; the same for uid and gid.",
         _adds("uid_map", idmaps.extent),
         ":IN:OUT:COUNT:",
         row="--uid-map, --gid-map",
@@ -487,7 +500,7 @@ OPTIONS = (
     Option(
         ("--thread-pool-size",),
         "No meaning: there is a thread for each queue, and no request waits for another's disk.",
-        lambda meaning, value, option: None if _number(value) >= 0 else None,
+        _a_number,
         "N",
     ),
     Option(

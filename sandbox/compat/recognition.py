@@ -15,7 +15,7 @@ CAPABILITIES = '{\n  "type": "fs",\n  "features": [\n    "separate-options"\n  ]
 
 
 def is_virtiofsd(program: str, arguments: Sequence[str]) -> bool:
-    """Whether *program*, as it was called, is to be virtiofsd: by its name, or since no command of ours begins with -."""
+    """Whether *program*, as it was called, is to be virtiofsd: by its name, or as no command of ours begins with -."""
     if os.path.basename(program) == NAME:
         return True
     return bool(arguments) and arguments[0].startswith("-") and arguments[0] not in OURS
