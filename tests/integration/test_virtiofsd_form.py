@@ -20,8 +20,9 @@ from tests.guest import fuse
 from tests.guest.frontend import FrontEnd
 from tests.guest.fuse import Opcode
 from tests.guest.vhost import Channel, ProtocolFeature, Request
-from tests.integration.running import children, process_name
+from tests.integration.running import ROOT, children, process_name
 from tests.integration.virtiofsd import Daemon, listening, with_pid_file, with_standard_error
+from tests.unit.generated import section_holds
 
 WORKER = "virtiofs-worker"
 NO_MIGRATION = "--migration-on-error, --migration-mode"
@@ -48,6 +49,19 @@ MADE = {
     "cloud-hypervisor": ("--socket-path=# --shared-dir=@ --cache=never --thread-pool-size=4", []),
     "crosvm": ("--socket-path # --shared-dir @ --tag=data --announce-submounts", []),
 }
+
+
+def test_the_documents_have_the_lines_that_are_run_here() -> None:
+    rows = [
+        (caller, f"`virtiofs-sandbox {line.replace('@', 'DIR').replace('#', 'N' if callers is INHERITED else 'PATH')}`")
+        for callers in (INHERITED, MADE)
+        for caller, (line, _) in callers.items()
+    ]
+    section_holds(
+        ROOT / "docs/compatibility.md",
+        "from tests/integration/test_virtiofsd_form.py",
+        "".join(f"| {caller} | {line} |\n" for caller, line in [("caller", "says"), ("---", "---"), *rows]),
+    )
 
 
 @pytest.fixture
