@@ -137,10 +137,9 @@ class _Drawing:
     def settled(self) -> bool:
         return self.service.settled
 
-    def statistics(self) -> tuple[int, Statistics] | None:
-        slot = self.service.slot
-        found = None if slot is None else slot.statistics()
-        return None if slot is None or found is None else (slot.generation, found)
+    def statistics(self) -> Mapping[int, Statistics]:
+        found = {slot.generation: slot.statistics() for slot in self.service.slots}
+        return {generation: counted for generation, counted in found.items() if counted is not None}
 
     def disk_usage(self) -> Mapping[str, int]:
         return self.groups.disk_usage()

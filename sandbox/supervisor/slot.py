@@ -40,7 +40,10 @@ Launch = Callable[[int, Terms], Awaitable[Worker]]
 
 
 class Slot:
-    """Launches after *delay* seconds; tells *changed* after every change of state. Ends in State.GONE, once."""
+    """Launches after *delay* seconds; tells *changed* after every change of state. Ends in State.GONE, once.
+
+    *terms* are what its jail was launched by, *newest* those that it follows as far as it can.
+    """
 
     def __init__(
         self,
@@ -53,7 +56,7 @@ class Slot:
         timing: Timing,
         delay: float,
     ) -> None:
-        self.terms = terms
+        self.terms = self.newest = terms
         self.share = terms.share.name
         self.generation = generation
         self.state = State.BACKOFF
@@ -109,6 +112,7 @@ class Slot:
 
         The newest wins. A worker that does not follow is killed if it would go on by rules that forbid less.
         """
+        self.newest = terms
         if self.state is State.BACKOFF:
             self.terms = terms
             self._adoption = Adoption(terms, self, self._sink, self._timing, self._changed)

@@ -45,7 +45,8 @@ _DEBUG_LINE_RATE = LineRate(per_second=2000, burst=2000)
 
 @dataclass(frozen=True)
 class Terms:
-    """What a worker is launched by: the share, the plan that was prepared for it, and its *part* of a group's budget.
+    """What a worker is launched by: the share, the plan that was prepared for it, its *part* of a group's budget, and
+    *among* how many workers of the share its limits on requests are divided.
 
     With a group and no part yet the whole budget is the bound.
     """
@@ -53,11 +54,12 @@ class Terms:
     share: Share
     plan: LaunchPlan
     part: Rates | None = None
+    among: int = 1
 
     @property
     def bounded(self) -> Share:
         """The share with the limits that its worker is told."""
-        return bounded(self.share, self.part)
+        return bounded(self.share, self.part, self.among)
 
 
 class JailLauncher(Protocol):

@@ -46,6 +46,7 @@ class Session:
         self.channel = ControlChannel(socket.socket(fileno=CONTROL), Direction.TO_WORKER)
         self.config = decode_config(os.pread(CONFIG, MAX_BYTES, 0))
         self.rules = self.config.rules
+        self.limits = self.config.limits
         self.settings = list(settings)
         self.client: socket.socket | None = None
         self.deaf = False
@@ -97,6 +98,8 @@ class Session:
                 self.settings.append(action)
             case ["rules"]:
                 self.say(self.described_rules())
+            case ["limits"]:
+                self.say(str(0 if self.limits is None else self.limits.read))
             case ["applied", serial]:
                 self.send(Kind.APPLIED, a=int(serial))
 
@@ -117,7 +120,8 @@ class Session:
         match action.split():
             case ["apply", *delay]:
                 time.sleep(float(delay[0]) if delay else 0)
-                self.rules = msgspec.json.decode(document, type=LiveSettings).rules
+                settings = msgspec.json.decode(document, type=LiveSettings)
+                self.rules, self.limits = settings.rules, settings.limits
                 self.send(Kind.APPLIED, a=serial, b=1)
             case ["refuse", number]:
                 self.send(Kind.APPLIED, code=int(number), a=serial)

@@ -60,6 +60,11 @@ class Monitor:
         self.say("rules")
         return msgspec.json.decode(await asyncio.wait_for(self.reader.readline(), 5), type=Rules)
 
+    async def read_limit(self) -> int:
+        """Bytes a second that its worker lets through now; 0: no limit."""
+        self.say("limits")
+        return int(await asyncio.wait_for(self.reader.readline(), 5))
+
     def say(self, line: str) -> None:
         self.writer.write(f"{line}\n".encode())
 
@@ -93,9 +98,12 @@ class Served:
 
     def take_over(self, **fields: Any) -> Share:
         """Reloads: the share is as before but for *fields*."""
-        share = dataclasses.replace(self.service.terms.share, **fields)
-        self.service.take_over(Terms(share, PLAN))
-        return share
+        self.take_over_words(**fields)
+        return self.service.terms.share
+
+    def take_over_words(self, **fields: Any) -> tuple[str, ...]:
+        """Likewise; returns what of it waits."""
+        return self.service.take_over(Terms(dataclasses.replace(self.service.terms.share, **fields), PLAN))
 
     async def seen(self, kind: type[E], count: int = 1) -> E:
         """Waits for the *count*th event of this kind."""
