@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from virtiofs_sandbox.supervisor.service import Service, StartError
 from virtiofs_sandbox.supervisor.sharing import Sharing
 from virtiofs_sandbox.supervisor.spares import Spares
 from virtiofs_sandbox.supervisor.timing import Timing
+from virtiofs_sandbox.supervisor.watching import Watching
 from virtiofs_sandbox.supervisor.worker import Terms, Worker, launch_worker
 from virtiofs_sandbox.supervisor.zygotes import Zygotes
 
@@ -43,6 +45,11 @@ class Common:
     budgets: Path
     refusals: tuple[type[Exception], ...]
     spares: Spares
+
+    @cached_property
+    def watching(self) -> Watching:
+        """Finds workers of all shares that hang."""
+        return Watching(self.timing)
 
 
 class ActiveShare:
@@ -70,6 +77,7 @@ class ActiveShare:
             common.timing,
             policy=policy,
             spares=common.spares,
+            watching=common.watching,
         )
         self.reloader = Reloader(self.service, self.groups, reload, common.refusals, common.sink, sharing=self.sharing)
         self.answers = ShareAnswers(self.service, self.groups, self.reloader, policy, common.sink, sharing=self.sharing)

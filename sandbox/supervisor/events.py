@@ -173,6 +173,31 @@ class ClientServed(WorkerEvent):
 
 
 @dataclass(frozen=True)
+class ClientReturned(WorkerEvent):
+    """Its worker ended with the connection unreceived, so that not a byte of it can have been read."""
+
+    _LEVEL = LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return "waits for the next worker: this one ended without having taken the connection"
+
+
+@dataclass(frozen=True)
+class RequestHangs(WorkerEvent):
+    """The kernel waits for the storage on the worker's behalf."""
+
+    seconds: float
+
+    _LEVEL = LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return (
+            f"a request has been in flight for {self.seconds:.0f} s, and the worker waits for the share's storage; "
+            "it goes on when the storage answers (worker.stuck_after)"
+        )
+
+
+@dataclass(frozen=True)
 class ClientProgress(WorkerEvent):
     step: ClientStep
     minor: int

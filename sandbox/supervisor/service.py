@@ -41,6 +41,7 @@ from virtiofs_sandbox.supervisor.spares import Spares
 from virtiofs_sandbox.supervisor.states import GOING, State
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.waiting import WaitingLine
+from virtiofs_sandbox.supervisor.watching import Watching
 from virtiofs_sandbox.supervisor.worker import Terms
 
 _ACCEPTS_AT_ONCE = 16
@@ -73,9 +74,11 @@ class Service:
         *,
         policy: Path | None = None,
         spares: Spares | None = None,
+        watching: Watching | None = None,
     ) -> None:
         """*launch* launches the worker of a generation, by the terms that hold when its turn comes; they are those of
-        the file *policy*. *restarts* counts workers that failed and were replaced. Without *spares* there is one.
+        the file *policy*. *restarts* counts workers that failed and were replaced. *spares* and *watching* are those of
+        all shares of a supervisor; without *spares* there is one.
         """
         self._share = terms.share.name
         self._terms = terms
@@ -87,6 +90,7 @@ class Service:
         self._line = WaitingLine(timing.patience)
         self._backoff = Backoff(timing.backoff)
         self._not_before = -math.inf
+        self._watching = watching or Watching(timing)
         self._claim = (Spares(1) if spares is None else spares).claim(self._settle_soon)
         self._departure: asyncio.Future[Departure] = self._loop.create_future()
         self._listener: Listener | None = None
@@ -261,6 +265,7 @@ class Service:
             sink=self._sink,
             changed=self._slot_changed,
             timing=self._timing,
+            watching=self._watching,
             delay=max(0.0, self._not_before - self._loop.time()),
         )
 
@@ -348,9 +353,18 @@ class Service:
                 self.restarts += 1
                 delay = self._backoff.failed(self._loop.time())
                 self._not_before = self._loop.time() + delay
-            self._note_departure(slot)
+            if slot.returned is not None:
+                self._take_back(slot.returned)
+            else:
+                self._note_departure(slot)
         if delay:
             self._sink(BackingOff(self._share, self._backoff.failures, delay))
+
+    def _take_back(self, client: Client) -> None:
+        if self._stopping:
+            client.close()
+        else:
+            self._line.rejoin(client)
 
     def _note_departure(self, slot: Slot) -> None:
         if self._departure.done():

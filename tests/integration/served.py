@@ -33,6 +33,7 @@ QUICK = Timing(
     give_up=2.0,
     accept_pause=0.1,
     settings=1.5,
+    watch=0.1,
     backoff=BackoffLimits(first=0.1, longest=0.4, healthy=60.0),
 )
 E = TypeVar("E", bound=Event)
