@@ -20,9 +20,9 @@ from virtiofs_sandbox.supervisor.service import Service
 from virtiofs_sandbox.supervisor.spares import Spares
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.worker import Terms, Worker, launch_worker
-from virtiofs_sandbox.supervisor.zygotes import Zygotes
+from virtiofs_sandbox.supervisor.zygotes import Launching, Zygotes
 
-from tests.fakes.launching import PLAN, Adjust, FakeZygote, Script, anything, fake_launching, well_behaved
+from tests.fakes.launching import PLAN, Adjust, Script, anything, fake_launching, well_behaved
 
 QUICK = Timing(
     ready=2.0,
@@ -83,7 +83,7 @@ class Monitor:
 @dataclass
 class Served:
     service: Service
-    zygotes: Zygotes[FakeZygote]
+    zygotes: Zygotes[Any]
     socket: Path
     pids: list[int]
     events: list[Event] = field(default_factory=list)
@@ -126,12 +126,13 @@ async def served(
     terms: Terms | None = None,
     adjust: Adjust = anything,
     spares: Spares | None = None,
+    launching: Launching[Any] | None = None,
 ) -> AsyncIterator[Served]:
-    """In service when entered, stopped when left."""
+    """In service when entered, stopped when left; *launching* builds other jails than fake ones."""
     terms = terms or Terms(Share(name="data", source=directory, tag="data"), PLAN)
     events: list[Event] = []
     pids: list[int] = []
-    zygotes = Zygotes("data", fake_launching(script, pids, adjust), events.append)
+    zygotes = Zygotes("data", launching or fake_launching(script, pids, adjust), events.append)
 
     async def launch(generation: int, terms: Terms) -> Worker:
         return await launch_worker(terms, generation, zygotes)
