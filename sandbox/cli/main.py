@@ -49,7 +49,19 @@ def parser() -> argparse.ArgumentParser:
     """All commands; docs/commands.md is made from it."""
     import argparse  # noqa: PLC0415 - as said above
 
-    from virtiofs_sandbox.cli import check, doctor, explain, limit, policy, reload, run, standing  # noqa: PLC0415
+    from virtiofs_sandbox.cli import (  # noqa: PLC0415
+        check,
+        doctor,
+        explain,
+        limit,
+        policy,
+        reload,
+        restart,
+        run,
+        serve,
+        standing,
+        stop,
+    )
     from virtiofs_sandbox.cli.arguments import Version  # noqa: PLC0415
     from virtiofs_sandbox.cli.status import EPILOG  # noqa: PLC0415
 
@@ -57,8 +69,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     run.add_parser(commands)
+    serve.add_parser(commands)
     standing.add_parser(commands)
     reload.add_parser(commands)
+    restart.add_parser(commands)
+    stop.add_parser(commands)
     limit.add_parser(commands)
     policy.add_parser(commands)
     doctor.add_parser(commands)

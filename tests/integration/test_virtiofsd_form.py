@@ -132,6 +132,32 @@ def test_a_caller_that_names_a_path_is_served_and_both_files_are_gone(
     assert not pid_file.exists()
 
 
+def test_what_a_killed_daemon_left_at_its_path_is_in_nobodys_way(place: Path) -> None:
+    path = place / "s"
+    said = [f"--socket-path={path}", f"--shared-dir={place / 'share'}"]
+    with Daemon(place, said) as running:
+        running.ready()
+        with Daemon(place / "share", said) as second:
+            assert second.status() == 1
+            assert "another process holds it" in second.log.read_text()
+        running.family()
+        os.kill(running.process.pid, signal.SIGKILL)
+        assert running.status() == -signal.SIGKILL
+        running.nobody_left()
+    assert path.with_name("s.pid").exists()
+    with Daemon(place, said) as running:
+        running.ready().serves(path)
+        assert running.status() == 0
+
+
+def test_a_pid_file_that_is_another_name_of_a_file_is_not_written(place: Path) -> None:
+    (place / "precious").write_text("precious")
+    os.link(place / "precious", place / "s.pid")
+    with Daemon(place, [f"--socket-path={place / 's'}", f"--shared-dir={place / 'share'}"]) as running:
+        assert running.status() == 1
+    assert (place / "precious").read_text() == "precious"
+
+
 def test_a_tag_is_there_for_monitors_that_ask_for_it(place: Path) -> None:
     with Daemon(place, [f"--socket-path={place / 's'}", f"--shared-dir={place / 'share'}", "--tag=data"]) as running:
         running.ready()
@@ -157,6 +183,15 @@ def test_there_is_no_worker_before_there_is_a_client(place: Path, path: Path) ->
     with inherited(place, path) as running:
         assert [process_name(pid) for pid in children(running.process.pid)] == ["virtiofs-sandbo"]
         running.serves(path)
+        assert running.status() == 0
+
+
+def test_a_client_that_goes_before_a_worker_is_ready_has_been_the_client(place: Path, path: Path) -> None:
+    with listening(path) as made:
+        Channel.connect(path, 10).close()
+        arguments = [f"--fd={made.fileno()}", f"--shared-dir={place / 'share'}"]
+        daemon = Daemon(place, arguments, pass_fds=[made.fileno()])
+    with daemon as running:
         assert running.status() == 0
 
 
