@@ -116,6 +116,25 @@ class ShareTable(_Table, frozen=True):
         Literal["error", "warning", "info", "debug"] | UnsetType,
         _key("What is logged.", '"error", "warning", "info" or "debug"', '"info"'),
     ] = UNSET
+    vms: Annotated[
+        tuple[str, ...] | UnsetType,
+        _key(
+            "Which virtual machines it is for, where it is started by virtiofsd's command line: their names, "
+            "in which * and ? stand for others (docs/compatibility.md).",
+            "a list of names",
+            "any",
+            each=values.machine,
+        ),
+    ] = UNSET
+    listen: Annotated[
+        Literal["persistent", "once"] | UnsetType,
+        _key(
+            "Whether it stays once its client has left, where it is started by virtiofsd's command line. "
+            "Everything else stays.",
+            '"persistent" or "once"',
+            '"once"',
+        ),
+    ] = UNSET
 
 
 class CacheTable(_Table, frozen=True):
@@ -524,7 +543,6 @@ RESERVED = {
     "share.xattrmap": "other names for extended attributes",
     "share.security_label": "labels that guests give to new files",
     "share.max_clients": "several monitors on one share",
-    "share.listen": "other ways to listen than one socket",
     "share.immutable": "a promise that nobody changes the files",
     "share.submounts": "telling the guest of file systems mounted in the share",
     "share.socket.owner": "another owner for the socket",

@@ -1,4 +1,7 @@
-"""What several policies cannot say at once: one tag or socket twice, or one directory writable here and not there."""
+"""What several policies cannot say at once: one tag or socket twice, or one directory writable here and not there.
+
+Policies for different virtual machines may: which of them counts is no question.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 
+from virtiofs_sandbox.policies.machines import apart
 from virtiofs_sandbox.policies.policy import Policy
 from virtiofs_sandbox.policies.problems import Problem, shown
 
@@ -21,7 +25,7 @@ def conflicts(policies: Sequence[Policy]) -> list[Problem]:
     shared = [(policy, key, path, writable) for policy in policies for key, path, writable in policy.directories]
     for (one, key, path, writable), (other, other_key, other_path, other_writable) in combinations(shared, 2):
         relation = _relation(path, other_path)
-        if relation is not None and writable != other_writable:
+        if relation is not None and writable != other_writable and not apart(one.vms, other.vms):
             problems.append(
                 _problem(
                     other,
@@ -69,7 +73,7 @@ def _relation(path: Path, other: Path) -> str | None:
 
 
 def _twice(one: Policy, other: Policy) -> Iterable[Problem]:
-    if one.share.tag == other.share.tag:
+    if one.share.tag == other.share.tag and not apart(one.vms, other.vms):
         yield _problem(
             other, "share.tag", f"{one.origin('share.tag')} has the tag {one.share.tag!r} already; choose another"
         )

@@ -113,6 +113,8 @@ class _Settling:
         if group is not None:
             self._within(group, limits, control_limits.disk)
         socket = self._socket(share, name)
+        if share.vms == ():
+            self._report("share.vms", "it is empty; name at least one machine, or leave it out for any")
         if self.problems:
             raise PolicyError(self.problems)
         return Policy(
@@ -142,6 +144,8 @@ class _Settling:
             file=self.file,
             origins=self.merged.origins,
             intent=self.merged.values.get("cache.intent"),
+            vms=_or(share.vms, ()),
+            persistent=None if isinstance(share.listen, UnsetType) else share.listen == "persistent",
         )
 
     def _directories(self, share: ShareTable) -> tuple[Path | None, tuple[Child, ...]]:

@@ -205,6 +205,13 @@ def child_name(name: str) -> str:
     return name
 
 
+def machine(name: str) -> str:
+    """The name of a virtual machine, in which * and ? stand for others."""
+    if not name.isprintable() or not name or len(name.encode(errors="surrogateescape")) > MAX_NAME_BYTES:
+        raise Refused(f"{quoted(name)} is no name of a machine; 1 to {MAX_NAME_BYTES} printable bytes are accepted")
+    return name
+
+
 def group_name(name: str) -> str:
     """The name of a group of shares, which is a file's name too."""
     if not _GROUP_NAME.fullmatch(name):

@@ -21,15 +21,18 @@ from virtiofs_sandbox.supervisor.loglines import printable
 class Output:
     """Shows the events of each share up to its log level, which a reload may change."""
 
-    def __init__(self, share: Share) -> None:
-        """*share* is the one whose level holds for what happens before it listens."""
+    def __init__(self, share: Share, *, hints: bool = True) -> None:
+        """*share* is the one whose level holds for what happens before it listens. Without *hints* nobody is told what
+        to say to a monitor.
+        """
+        self._hints = hints
         self._levels = {share.name: share.log_level}
 
     def show(self, event: Event) -> None:
         match event:
             case Listening():
                 self._levels[event.share] = event.serves.log_level
-                write_line(STANDARD_OUTPUT, _ready(event))
+                write_line(STANDARD_OUTPUT, _ready(event, hints=self._hints))
                 return
             case Reloaded():
                 self._levels[event.share] = event.log_level
@@ -37,7 +40,7 @@ class Output:
             write_line(STANDARD_ERROR, _line(event))
 
 
-def _ready(event: Listening) -> str:
+def _ready(event: Listening, *, hints: bool) -> str:
     share = event.serves
     source = f"a tree of {len(share.children)}" if share.source is None else printable(os.fsencode(share.source))
     socket = printable(os.fsencode(event.socket))
@@ -46,7 +49,7 @@ def _ready(event: Listening) -> str:
         f"ready: {source} as tag {share.tag} on {socket} "
         f"(jail: {event.tier.value}, cache: {share.cache.value}, access: {share.access.value}{policy})"
     )
-    if not event.monitor_waiting and socket.startswith("/"):
+    if hints and not event.monitor_waiting and socket.startswith("/"):
         return f"{line}\n{monitor_lines(socket, share.tag)}"
     return line
 

@@ -83,6 +83,18 @@ class LimitNotHeld(Event):
 
 
 @dataclass(frozen=True)
+class GroupNotFollowed(Event):
+    """The supervisor is in a control group that its workers are not in."""
+
+    sentence: str
+
+    _LEVEL = LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+@dataclass(frozen=True)
 class GroupsLeft(Event):
     """Control groups that could not be removed."""
 
@@ -519,6 +531,16 @@ class Stopping(Event):
 
     def __str__(self) -> str:
         return f"stopping on {self.reason}; the worker has {self.grace:g} s to drain, a second signal ends it at once"
+
+
+@dataclass(frozen=True)
+class LastClientLeft(Event):
+    """The client has left for which the share was there."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"ending with its client: {self.reason}"
 
 
 @dataclass(frozen=True)

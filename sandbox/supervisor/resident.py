@@ -16,6 +16,8 @@ from virtiofs_sandbox.supervisor.active import ActiveShare, Common
 from virtiofs_sandbox.supervisor.control import ControlSocket
 from virtiofs_sandbox.supervisor.denials import Denials
 from virtiofs_sandbox.supervisor.events import (
+    Event,
+    LastClientLeft,
     NoControlSocket,
     Sink,
     Stopped,
@@ -24,6 +26,7 @@ from virtiofs_sandbox.supervisor.events import (
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError
 from virtiofs_sandbox.supervisor.reloader import Reload, Reloader
 from virtiofs_sandbox.supervisor.routing import Routing
+from virtiofs_sandbox.supervisor.service import Departure
 from virtiofs_sandbox.supervisor.spares import Spares
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.zygotes import Launching, Z, Zygotes
@@ -86,8 +89,11 @@ async def run_share(
     control: Control | None = None,
     budgets: Path | None = None,
     spares: Spares | None = None,
+    once: Callable[[Departure], None] | None = None,
+    follow_cgroup: bool = False,
 ) -> bool:
-    """Serves *share* until a signal. False when something was left behind.
+    """Serves *share* until a signal, or *once*, until the first client has left, and tells how it went. False when
+    something was left behind.
 
     Its control groups are there before its first jail and gone after its last. *listen* is called once a worker is
     warm. *reload* is called on SIGHUP, from then on, and when asked for by way of *control*; what it raises refuses the
@@ -98,10 +104,17 @@ async def run_share(
     denials = Denials(sink)
     spares = Spares(1) if spares is None else spares
     common = Common(zygotes, denials, sink, timing, budgets or group_directory(), refusals, spares)
-    active = ActiveShare(share, plan, common, reload=reload, policy=None if control is None else control.policy)
+    active = ActiveShare(
+        share,
+        plan,
+        common,
+        reload=reload,
+        policy=None if control is None else control.policy,
+        follow_cgroup=follow_cgroup,
+    )
     asked: ControlSocket | None = None
     with denials, _Signals(reloads=reload is not None) as signals:
-        wait = asyncio.ensure_future(signals.stop())
+        wait = asyncio.ensure_future(_end(signals, active, once))
         clean = True
         try:
             if await _started(active, wait):
@@ -110,7 +123,7 @@ async def run_share(
                 asked = None if control is None else _control_socket(control, active, sink)
                 active.listen(listener)
                 await _reload_until(wait, signals, active.reloader)
-            sink(Stopping(share.name, wait.result().name, timing.stop_grace))
+            sink(_farewell(share.name, wait.result(), timing))
         finally:
             wait.cancel()
             clean = await _stop(active, signals, timing.stop_grace)
@@ -119,6 +132,32 @@ async def run_share(
             zygotes.close()
     sink(Stopped(share.name))
     return clean
+
+
+async def _end(
+    signals: _Signals, active: ActiveShare, once: Callable[[Departure], None] | None
+) -> signal.Signals | Departure:
+    """What ends the service."""
+    stop = asyncio.ensure_future(signals.stop())
+    if once is None:
+        return await stop
+    left = asyncio.ensure_future(active.service.departure())
+    waiting: set[asyncio.Future[Any]] = {stop, left}
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for future in waiting:
+            future.cancel()
+    if stop.done() and not stop.cancelled():
+        return stop.result()
+    once(left.result())
+    return left.result()
+
+
+def _farewell(share: str, end: signal.Signals | Departure, timing: Timing) -> Event:
+    if isinstance(end, Departure):
+        return LastClientLeft(share, end.reason)
+    return Stopping(share, end.name, timing.stop_grace)
 
 
 def _control_socket(control: Control, active: ActiveShare, sink: Sink) -> ControlSocket | None:
@@ -131,7 +170,7 @@ def _control_socket(control: Control, active: ActiveShare, sink: Sink) -> Contro
     return ControlSocket(active.name, listener, Routing({active.name: active}), sink)
 
 
-async def _reload_until(stop: asyncio.Future[signal.Signals], signals: _Signals, reloader: Reloader) -> None:
+async def _reload_until(stop: asyncio.Future[Any], signals: _Signals, reloader: Reloader) -> None:
     while not stop.done():
         asked = asyncio.ensure_future(signals.reload())
         waiting: set[asyncio.Future[Any]] = {asked, stop}
@@ -142,7 +181,7 @@ async def _reload_until(stop: asyncio.Future[signal.Signals], signals: _Signals,
         await reloader.reload()
 
 
-async def _started(active: ActiveShare, stop: asyncio.Future[signal.Signals]) -> bool:
+async def _started(active: ActiveShare, stop: asyncio.Future[Any]) -> bool:
     """Whether a worker is warm; False when *stop* came first."""
     start = asyncio.ensure_future(active.start())
     waiting: set[asyncio.Future[Any]] = {start, stop}
