@@ -57,16 +57,18 @@ def new_host(work: Path, installed: Path, version: str) -> Host:
 def host(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, installed: Path
 ) -> Iterator[Host]:
-    """The directory /srv/data is shared by the policy of the documents."""
+    """Directories below /srv and the policies of the documents are there."""
     host = new_host(tmp_path_factory.mktemp("host"), installed, request.param)
     try:
         with host.start():
-            share = host.path("/srv/data")
-            share.mkdir()
-            (share / "hello").write_text("hello from the host\n")
+            for name in ("data/inner", "media"):
+                host.path(f"/srv/{name}").mkdir(parents=True)
+                (host.path(f"/srv/{name}") / "hello").write_text("hello from the host\n")
+            (host.path("/srv/data") / "hello").write_text("hello from the host\n")
             policies = host.path("/etc/virtiofs-sandbox/shares.d")
             policies.mkdir()
-            (policies / "data.toml").write_text(example("policy"))
+            (policies / "data.toml").write_text(example("managed-policy"))
+            (policies / "media.toml").write_text(example("external-policy"))
             yield host
             assert host.processes() == {}
     except MissingProgramError as error:
@@ -75,7 +77,14 @@ def host(
 
 @pytest.fixture(scope="session")
 def libvirtd(host: Host) -> Iterator[Libvirtd]:
-    daemon = Libvirtd(host)
+    """Where one group may be made, machines have groups of their own."""
+    partition = Path("/sys/fs/cgroup/cpu/machine")
+    usable = os.access(partition.parent, os.W_OK)
+    ours = usable and not partition.exists()
+    daemon = Libvirtd(host, ("cpu",) if usable else ())
     daemon.start()
     yield daemon
     daemon.stop()
+    if ours and partition.exists():
+        # libvirt makes the group that machines' groups are in, and leaves it.
+        partition.rmdir()

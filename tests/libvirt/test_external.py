@@ -16,12 +16,13 @@ from tests.libvirt.documented import example
 from tests.libvirt.domain import Domain
 from tests.libvirt.host import Host
 
-MOUNT = "mount -t virtiofs data /mnt"
+HELLO = "hello from the host\n"
+MOUNT = "mount -t virtiofs media /mnt"
 
 
 @dataclass
 class Supervisor:
-    """`virtiofs-sandbox run data` of the installed copy."""
+    """`virtiofs-sandbox run media` of the installed copy."""
 
     host: Host
     process: subprocess.Popen[bytes]
@@ -39,9 +40,9 @@ class Supervisor:
 
 @pytest.fixture(scope="module")
 def supervisor(host: Host) -> Iterator[Supervisor]:
-    process = host.start_process("virtiofs-sandbox", "run", "data", log=host.work / "run.log")
+    process = host.start_process("virtiofs-sandbox", "run", "media", log=host.work / "run.log")
     host.until(lambda: "ready: " in (host.work / "run.log").read_text(), "the share is in service")
-    supervisor = Supervisor(host, process, min(host.named("virtiofs-sandbox run data")))
+    supervisor = Supervisor(host, process, min(host.named("virtiofs-sandbox run media")))
     yield supervisor
     os.kill(supervisor.pid, signal.SIGTERM)
     assert process.wait(20) == 0
@@ -54,8 +55,9 @@ def machine(libvirtd: Libvirtd, supervisor: Supervisor) -> Iterator[Domain]:
 
 
 def test_the_documented_element_gives_a_guest_the_share(machine: Domain, host: Host) -> None:
-    assert machine.check(f"{MOUNT}; cat /mnt/hello; echo from the guest >/mnt/answer") == "hello from the host\n"
-    assert host.path("/srv/data/answer").read_text() == "from the guest\n"
+    host.path("/srv/media/new").write_text("new\n")
+    assert machine.check(f"{MOUNT}; cat /mnt/hello /mnt/new") == f"{HELLO}new\n"
+    assert machine.run("touch /mnt/answer").status != 0, "the policy says read-only"
 
 
 def test_the_share_is_there_after_a_reset_on_the_same_connection(
@@ -64,7 +66,7 @@ def test_the_share_is_there_after_a_reset_on_the_same_connection(
     before = supervisor.workers
     libvirtd.virsh("reset", machine.name)
     machine.wait_ready()
-    assert machine.check(f"{MOUNT}; cat /mnt/hello") == "hello from the host\n"
+    assert machine.check(f"{MOUNT}; cat /mnt/hello") == HELLO
     assert set(before) <= set(supervisor.workers)
 
 
@@ -80,16 +82,16 @@ def test_a_share_whose_worker_died_comes_back_by_plugging_it_in_again(
     libvirtd.virsh("detach-device", machine.name, "/dev/stdin", given=example("external"))
     machine.check("until umount /mnt; do sleep 0.1; done", 20)
     libvirtd.virsh("attach-device", machine.name, "/dev/stdin", given=example("external"))
-    assert machine.check(f"until {MOUNT} 2>/dev/null; do sleep 0.1; done; cat /mnt/hello", 30) == "hello from the host\n"
+    assert machine.check(f"until {MOUNT} 2>/dev/null; do sleep 0.1; done; cat /mnt/hello", 30) == HELLO
 
 
 def test_the_guest_works_on_while_libvirtd_is_restarted(machine: Domain, libvirtd: Libvirtd) -> None:
     machine.check(f"grep -q /mnt /proc/mounts || {MOUNT}")
     libvirtd.stop()
-    assert machine.check("echo without libvirtd >/mnt/answer; cat /mnt/answer") == "without libvirtd\n"
+    assert machine.check("cat /mnt/hello") == HELLO
     libvirtd.start()
     assert libvirtd.virsh("domstate", machine.name) == "running"
-    assert machine.check("cat /mnt/hello") == "hello from the host\n"
+    assert machine.check("cat /mnt/hello") == HELLO
 
 
 def test_a_request_in_flight_when_the_worker_dies_hangs_until_the_machine_is_stopped(
@@ -102,7 +104,7 @@ def test_a_request_in_flight_when_the_worker_dies_hangs_until_the_machine_is_sto
     assert libvirtd.virsh("domstate", machine.name) == "running"
     libvirtd.virsh("destroy", machine.name)
     with libvirtd.machine("external-again", example("external")) as again:
-        assert again.check(f"{MOUNT}; cat /mnt/hello") == "hello from the host\n"
+        assert again.check(f"{MOUNT}; cat /mnt/hello") == HELLO
 
 
 def _serves(pid: int) -> bool:
