@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -20,12 +20,17 @@ _LIST_BYTES = 16 * 1024
 _SENTENCE_CHARACTERS = 2048
 MAX_ASSIGNMENTS = 64
 
+# A follower of the log takes a conversation's place for as long as it waits: never long.
+MAX_WAIT_SECONDS = 5.0
+MAX_LOG_LINES = 100_000
+
 Version = Annotated[int, msgspec.Meta(ge=VERSION, le=VERSION)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Text = Annotated[str, msgspec.Meta(max_length=256)]
 Code = Literal[
     "malformed", "version", "not-permitted", "slow", "unknown-share", "refused", "widens", "stopping", "fault"
 ]
+Level = Literal["error", "warning", "info", "debug"]
 T = TypeVar("T")
 
 
@@ -65,7 +70,22 @@ class SetLimits(_Question, frozen=True, kw_only=True, tag_field="request", tag="
     set: Annotated[dict[Text, Text], msgspec.Meta(min_length=1, max_length=MAX_ASSIGNMENTS)]
 
 
-Request = Reload | ReadStatus | ReadLimits | SetLimits
+class ReadLog(_Question, frozen=True, kw_only=True, tag_field="request", tag="log"):
+    """Lines of the log of *share*, None for those of every share; no *level* below the one given.
+
+    The newest *lines* without *after*, else those that came after it (`next` of an earlier reply). Where there are none
+    the reply may wait for the first one, *wait* seconds at most.
+    """
+
+    after: Count | None = None
+    lines: Annotated[int, msgspec.Meta(ge=0, le=MAX_LOG_LINES)] = 100
+    level: Level = "debug"
+    wait: Annotated[float, msgspec.Meta(ge=0, le=MAX_WAIT_SECONDS)] = 0.0
+
+
+# What one share answers; the log is the supervisor's.
+ShareRequest = Reload | ReadStatus | ReadLimits | SetLimits
+Request = ShareRequest | ReadLog
 
 
 class Failed(_Document, frozen=True, tag_field="reply", tag="error"):
@@ -151,7 +171,30 @@ class Standing(_Document, frozen=True, tag_field="reply", tag="status"):
     counters: dict[str, Count]
 
 
-Reply = Failed | Reloaded | Limits | Standing
+class LogLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An event as the log has it (docs/logs.md). *time* is in RFC 3339; None where an event has no such thing."""
+
+    time: str
+    level: Level
+    share: str | None
+    generation: Count | None
+    client: Identity | None
+    event: str
+    message: str
+    data: dict[str, Any]
+
+
+class Log(_Document, frozen=True, kw_only=True, tag_field="reply", tag="log"):
+    """*next* is what the next request says *after*; *more*: there are further lines already. *lost*: some of those
+    asked for had to make room before they were asked for."""
+
+    lines: tuple[LogLine, ...]
+    next: Count
+    more: bool = False
+    lost: bool = False
+
+
+Reply = Failed | Reloaded | Limits | Standing | Log
 
 
 def encode(document: Request | Reply) -> bytes:
@@ -186,9 +229,9 @@ def words(text: object) -> str:
     return clean if len(clean) <= _SENTENCE_CHARACTERS else f"{clean[:_SENTENCE_CHARACTERS]} ..."
 
 
-def fitting(items: Sequence[T]) -> tuple[T, ...]:
-    """The first of *items*, as many as one list of a reply may hold."""
-    kept, left = [], _LIST_BYTES
+def fitting(items: Sequence[T], most: int = _LIST_BYTES) -> tuple[T, ...]:
+    """The first of *items*, as many as one list of a reply may hold: *most* bytes, where it has only one."""
+    kept, left = [], most
     for item in items:
         left -= len(msgspec.json.encode(item)) + 1
         if left < 0:

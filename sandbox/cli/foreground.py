@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 
-from virtiofs_sandbox.cli.output import Output
+from virtiofs_sandbox.cli.logform import LogForm
+from virtiofs_sandbox.cli.output import Output, form_of
 from virtiofs_sandbox.cli.status import Status
 from virtiofs_sandbox.cli.text import complain
 from virtiofs_sandbox.confine import CannotConfineError, LaunchPlan, prepare, probe_host
@@ -18,6 +20,7 @@ from virtiofs_sandbox.policies.problems import PolicyError
 from virtiofs_sandbox.policies.share import Share, ShareError, resolve_source
 from virtiofs_sandbox.policies.sockets import make_directory
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError, SocketFile
+from virtiofs_sandbox.supervisor.recent import Recent
 from virtiofs_sandbox.supervisor.reloader import Reload
 from virtiofs_sandbox.supervisor.resident import Control, run_share
 from virtiofs_sandbox.supervisor.service import StartError
@@ -30,7 +33,14 @@ __all__ = ["MissingArgumentError", "hold", "listener", "serve"]
 
 
 def serve(
-    arguments: Arguments, file: Path | None, directory: Path, *, control: Path, worker: Path, zygote: Zygote
+    arguments: Arguments,
+    file: Path | None,
+    directory: Path,
+    *,
+    control: Path,
+    worker: Path,
+    zygote: Zygote,
+    log_format: LogForm | None = None,
 ) -> int:
     """Returns the exit status. Raises MissingArgumentError, with the zygote closed as after any other refusal."""
 
@@ -68,6 +78,7 @@ def serve(
         lambda: listener(arguments, wanted),
         control=control,
         reload=reload if wanted.policy is not None else None,
+        log_format=log_format,
     )
 
 
@@ -79,12 +90,14 @@ def hold(
     *,
     control: Path,
     reload: Reload | None = None,
+    log_format: LogForm | None = None,
 ) -> int:
     """Serves until a signal; returns the exit status. SIGHUP reloads where there is something to.
 
     The control socket is made in the directory *control*.
     """
-    output = Output(wanted.share)
+    recent = Recent()
+    output = Output(wanted.share, form_of(log_format, os.environ), recent)
     try:
         clean = asyncio.run(
             run_share(
@@ -100,11 +113,14 @@ def hold(
                     lambda: control_listener(wanted.share.name, control),
                     None if wanted.policy is None else wanted.policy.file,
                 ),
+                recent=recent,
             )
         )
     except (ListenError, StartError) as error:
-        complain("run", error)
+        output.failed("run", wanted.share.name, error)
         return Status.FAILED
+    finally:
+        output.close()
     return Status.DONE if clean else Status.FAILED
 
 

@@ -8,8 +8,9 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from virtiofs_sandbox.cli import check, doctor, explain, limit, policy, reload, run, standing
+from virtiofs_sandbox.cli import check, doctor, explain, limit, logs, policy, reload, run, standing
 from virtiofs_sandbox.cli.status import EPILOG
+from virtiofs_sandbox.cli.text import hold_standard_descriptors
 
 DESCRIPTION = """\
 Shares a directory with a virtual machine over virtio-fs. The process that talks to the guest is jailed from outside:
@@ -20,6 +21,7 @@ _INTERRUPTED = 128 + signal.SIGINT
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status, one of cli.status."""
+    hold_standard_descriptors()
     options = parser().parse_args(arguments)
     try:
         return int(options.execute(options))
@@ -37,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     standing.add_parser(commands)
     reload.add_parser(commands)
     limit.add_parser(commands)
+    logs.add_parser(commands)
     policy.add_parser(commands)
     doctor.add_parser(commands)
     check.add_parser(commands)

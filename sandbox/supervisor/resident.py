@@ -22,6 +22,7 @@ from virtiofs_sandbox.supervisor.events import (
     Stopping,
 )
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError
+from virtiofs_sandbox.supervisor.recent import Recent
 from virtiofs_sandbox.supervisor.reloader import Reload, Reloader
 from virtiofs_sandbox.supervisor.routing import Routing
 from virtiofs_sandbox.supervisor.timing import Timing
@@ -84,12 +85,14 @@ async def run_share(
     refusals: tuple[type[Exception], ...] = (ShareError, CannotConfineError),
     control: Control | None = None,
     budgets: Path | None = None,
+    recent: Recent | None = None,
 ) -> bool:
     """Serves *share* until a signal. False when something was left behind.
 
     Its control groups are there before its first jail and gone after its last. *listen* is called once a worker is
     warm. *reload* is called on SIGHUP, from then on, and when asked for by way of *control*; what it raises refuses the
-    reload, and is a fault of ours unless it is one of *refusals*. Raises StartError, ListenError.
+    reload, and is a fault of ours unless it is one of *refusals*. *recent* has the log for whoever asks.
+    Raises StartError, ListenError.
     """
     zygotes = Zygotes(share.name, launching, sink)
     denials = Denials(sink)
@@ -103,7 +106,7 @@ async def run_share(
             if await _started(active, wait):
                 listener = listen()
                 # There before the line that says ready.
-                asked = None if control is None else _control_socket(control, active, sink)
+                asked = None if control is None else _control_socket(control, active, sink, recent or Recent())
                 active.listen(listener)
                 await _reload_until(wait, signals, active.reloader)
             sink(Stopping(share.name, wait.result().name, timing.stop_grace))
@@ -117,14 +120,14 @@ async def run_share(
     return clean
 
 
-def _control_socket(control: Control, active: ActiveShare, sink: Sink) -> ControlSocket | None:
+def _control_socket(control: Control, active: ActiveShare, sink: Sink, recent: Recent) -> ControlSocket | None:
     """None, and a warning, where it cannot be made: the share is served all the same."""
     try:
         listener = control.listen()
     except ListenError as error:
         sink(NoControlSocket(active.name, str(error)))
         return None
-    return ControlSocket(active.name, listener, Routing({active.name: active}), sink)
+    return ControlSocket(active.name, listener, Routing({active.name: active}, recent), sink)
 
 
 async def _reload_until(stop: asyncio.Future[signal.Signals], signals: _Signals, reloader: Reloader) -> None:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from virtiofs_sandbox.ipc.requests import Reply, Request, RequestError
+from virtiofs_sandbox.ipc.requests import ReadLog, Reply, Request, RequestError
 from virtiofs_sandbox.supervisor.active import ActiveShare
 from virtiofs_sandbox.supervisor.clients import Peer
+from virtiofs_sandbox.supervisor.recent import Recent
 
 
 class Routing:
-    """Passes each question on to the share it names. *shares*, by name, may change at any time."""
+    """Passes each question on to the share it names. *shares*, by name, may change at any time. The log is *recent*'s
+    to tell, and has lines of shares that are gone too.
+    """
 
-    def __init__(self, shares: Mapping[str, ActiveShare]) -> None:
+    def __init__(self, shares: Mapping[str, ActiveShare], recent: Recent) -> None:
         self._shares = shares
+        self._recent = recent
 
     async def __call__(self, request: Request, peer: Peer) -> Reply:
         """Raises RequestError."""
+        if isinstance(request, ReadLog):
+            if request.share is not None and request.share not in self._recent:
+                self._meant(request.share)
+            return await self._recent.answer(request)
         return await self._meant(request.share).answers(request, peer)
 
     def _meant(self, name: str | None) -> ActiveShare:
