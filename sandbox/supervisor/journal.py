@@ -5,6 +5,7 @@ https://systemd.io/JOURNAL_NATIVE_PROTOCOL/. No library, since what is wanted mo
 
 from __future__ import annotations
 
+import array
 import contextlib
 import errno
 import json
@@ -90,7 +91,9 @@ class Journal:
 
     def _send_file(self, encoded: bytes) -> None:
         with memfds.sealed_document("journal", encoded) as file:
-            socket.send_fds(self._socket, [b""], [file.fileno()], 0, self._path)
+            # Not by socket.send_fds, which forgets the address.
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file.fileno()]))
+            self._socket.sendmsg([b""], [rights], 0, self._path)
 
 
 def _text(value: object) -> str:

@@ -43,6 +43,11 @@ class _Lines:
     size: int = 0
     lost: int = -1
 
+    @property
+    def weight(self) -> tuple[int, int]:
+        """The heaviest gives way. A last line is not taken for its length, but when it is the oldest of all."""
+        return self.size if len(self.kept) > 1 else 0, -self.kept[0].sequence
+
 
 @dataclass(frozen=True)
 class _Follower:
@@ -79,7 +84,7 @@ class Recent:
         while lines.size > self._per_share and len(lines.kept) > 1:
             self._drop(line.share)
         while self._size > self._in_all and len(self._shares) > 1:
-            self._drop(max(self._shares, key=lambda name: self._shares[name].size))
+            self._drop(max(self._shares, key=lambda name: self._shares[name].weight))
         for follower in self._followers:
             if follower.share in (None, line.share) and kept.rank <= follower.rank:
                 follower.woken.set()
