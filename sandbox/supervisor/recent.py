@@ -69,6 +69,7 @@ class Recent:
         self._shares: dict[str | None, _Lines] = {}
         self._size = 0
         self._followers: set[_Follower] = set()
+        self._ended = asyncio.Event()
 
     def __contains__(self, share: str | None) -> bool:
         return share in self._shares
@@ -114,19 +115,26 @@ class Recent:
     async def answer(self, asked: ReadLog) -> Log:
         """The same; where there is nothing, waits for it as long as *asked* says, unless too many do already."""
         reply = self.read(asked)
-        if reply.lines or not asked.wait or len(self._followers) >= FOLLOWERS:
+        if reply.lines or not asked.wait or len(self._followers) >= FOLLOWERS or self._ended.is_set():
             return reply
         follower = _Follower(asked.share, _rank(asked.level), asyncio.Event())
         self._followers.add(follower)
         try:
             async with asyncio.timeout(asked.wait):
                 await follower.woken.wait()
-            await asyncio.sleep(_GATHER_SECONDS)
+            async with asyncio.timeout(_GATHER_SECONDS):
+                await self._ended.wait()
         except TimeoutError:
             pass
         finally:
             self._followers.discard(follower)
         return self.read(asked)
+
+    def end(self) -> None:
+        """The supervisor ends: nobody waits any more, and whoever does gets what there is."""
+        self._ended.set()
+        for follower in self._followers:
+            follower.woken.set()
 
     def _drop(self, share: str | None) -> None:
         lines = self._shares[share]

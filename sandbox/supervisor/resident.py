@@ -94,6 +94,7 @@ async def run_share(
     reload, and is a fault of ours unless it is one of *refusals*. *recent* has the log for whoever asks.
     Raises StartError, ListenError.
     """
+    recent = recent or Recent()
     zygotes = Zygotes(share.name, launching, sink)
     denials = Denials(sink)
     common = Common(zygotes, denials, sink, timing, budgets or group_directory(), refusals)
@@ -106,13 +107,14 @@ async def run_share(
             if await _started(active, wait):
                 listener = listen()
                 # There before the line that says ready.
-                asked = None if control is None else _control_socket(control, active, sink, recent or Recent())
+                asked = None if control is None else _control_socket(control, active, sink, recent)
                 active.listen(listener)
                 await _reload_until(wait, signals, active.reloader)
             sink(Stopping(share.name, wait.result().name, timing.stop_grace))
         finally:
             wait.cancel()
             clean = await _stop(active, signals, timing.stop_grace)
+            recent.end()
             if asked is not None:
                 await asked.close()
             zygotes.close()

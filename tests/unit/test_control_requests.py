@@ -13,6 +13,7 @@ from virtiofs_sandbox.ipc.requests import (
     MAX_BYTES,
     Failed,
     ReadLimits,
+    ReadLog,
     ReadStatus,
     Reload,
     Request,
@@ -28,8 +29,10 @@ from virtiofs_sandbox.ipc.requests import (
 from virtiofs_sandbox.supervisor.states import State
 
 TEXT = st.text(max_size=64)
-REQUESTS = st.sampled_from([Reload(), ReadStatus(), ReadLimits()]) | st.builds(
-    SetLimits, set=st.dictionaries(TEXT, TEXT, min_size=1, max_size=8)
+REQUESTS = (
+    st.sampled_from([Reload(), ReadStatus(), ReadLimits()])
+    | st.builds(SetLimits, set=st.dictionaries(TEXT, TEXT, min_size=1, max_size=8))
+    | st.builds(ReadLog, after=st.none() | st.integers(0, 1 << 62), wait=st.floats(0, 5), share=st.none() | TEXT)
 )
 
 
