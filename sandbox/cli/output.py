@@ -41,9 +41,10 @@ def form_of(wanted: LogForm | None, environ: Mapping[str, str]) -> LogForm:
 class Output:
     """Shows the events of each share up to its log level, which a reload may change, and keeps them in *recent*."""
 
-    def __init__(self, share: Share, form: LogForm = LogForm.TEXT, recent: Recent | None = None) -> None:
-        """*share* is the one whose level holds for what happens before it listens."""
-        self._levels = {share.name: share.log_level}
+    def __init__(self, share: Share | None = None, form: LogForm = LogForm.TEXT, recent: Recent | None = None) -> None:
+        """*share* is the one whose level holds for what happens before it listens; without, there are several."""
+        self._levels = {} if share is None else {share.name: share.log_level}
+        self._hints = share is not None
         self._form = form
         self._recent = recent or Recent()
         self._log: _Log = _JournalLog() if form is LogForm.JOURNAL else _StreamLog(form)
@@ -63,7 +64,7 @@ class Output:
         line = line_of(event, datetime.now(UTC))
         self._recent.keep(line)
         if isinstance(event, Listening) and self._form is LogForm.TEXT:
-            self._start.put(_ended(_ready(event)))
+            self._start.put(_ended(_ready(event, hints=self._hints)))
         else:
             self._log.show(line)
 
@@ -131,7 +132,7 @@ def _lost(number: int) -> LogLine:
     return line_of(LinesLost("", number), datetime.now(UTC))
 
 
-def _ready(event: Listening) -> str:
+def _ready(event: Listening, *, hints: bool) -> str:
     share = event.serves
     source = f"a tree of {len(share.children)}" if share.source is None else printable(os.fsencode(share.source))
     socket = printable(os.fsencode(event.socket))
@@ -140,6 +141,6 @@ def _ready(event: Listening) -> str:
         f"ready: {source} as tag {share.tag} on {socket} "
         f"(jail: {event.tier.value}, cache: {share.cache.value}, access: {share.access.value}{policy})"
     )
-    if not event.monitor_waiting and socket.startswith("/"):
+    if hints and not event.monitor_waiting and socket.startswith("/"):
         return f"{line}\n{monitor_lines(socket, share.tag)}"
     return line

@@ -98,10 +98,16 @@ def execute(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
     """Serves until a signal."""
     if options.fd is not None and (options.socket_mode is not None or options.socket_group is not None):
         parser.error("--socket-mode and --socket-group are for a socket made here: they do not go with --fd")
+    from virtiofs_sandbox.supervisor.activation import ActivationError, inherited  # noqa: PLC0415
+    from virtiofs_sandbox.supervisor.notify import Notifier  # noqa: PLC0415
+
     try:
         request = request_of(options)
         worker = find_worker(options.worker)
-    except (ShareError, PolicyError, NoWorkerError, AmbiguousTargetError) as error:
+        # Taken out of the environment, and closed to children, before there is a child.
+        passed = inherited(os.environ, os.getpid())
+        notifier = Notifier.from_environment(os.environ)
+    except (ShareError, PolicyError, NoWorkerError, AmbiguousTargetError, ActivationError) as error:
         complain("run", error)
         return Status.FAILED
     # First of all the zygote, forked from this small process; the event loop and the rest load after it.
@@ -123,6 +129,8 @@ def execute(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
             worker=worker,
             zygote=zygote,
             log_format=options.log_format,
+            passed=passed,
+            notifier=notifier,
         )
     except foreground.MissingArgumentError as error:
         parser.error(str(error))
