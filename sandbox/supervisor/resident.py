@@ -33,6 +33,7 @@ from virtiofs_sandbox.supervisor.events import (
 from virtiofs_sandbox.supervisor.fleet import ALL, Fleet
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError
 from virtiofs_sandbox.supervisor.notify import Notifier
+from virtiofs_sandbox.supervisor.recent import Recent
 from virtiofs_sandbox.supervisor.reloader import Reload
 from virtiofs_sandbox.supervisor.routing import Household, Routing
 from virtiofs_sandbox.supervisor.service import Departure
@@ -126,19 +127,29 @@ async def run_share(
     spares: Spares | None = None,
     once: Callable[[Departure], None] | None = None,
     follow_cgroup: bool = False,
+    recent: Recent | None = None,
+    notifier: Notifier | None = None,
 ) -> bool:
     """Serves *share* until a signal, or *once*, until the first client has left, and tells how it went. False when
     something was left behind.
 
     Its control groups are there before its first jail and gone after its last. *listen* is called once a worker is
     warm. *reload* is called on SIGHUP, from then on, and when asked for by way of *control*; what it raises refuses the
-    reload, and is a fault of ours unless it is one of *refusals*. Without *spares* one worker is kept warm. Raises
-    StartError, ListenError.
+    reload, and is a fault of ours unless it is one of *refusals*. Without *spares* one worker is kept warm. *recent* has
+    the log for whoever asks, *notifier* tells a service manager. Raises StartError, ListenError.
     """
-    zygotes = Zygotes(share.name, launching, sink)
-    denials = Denials(sink)
+    recent = recent or Recent()
+    notifier = notifier or Notifier(None)
+    manager = _Manager(notifier, lambda: f"share {share.name} in service, {len(active.service.clients)} clients")
+
+    def tell(event: Event) -> None:
+        sink(event)
+        manager.noticed()
+
+    zygotes = Zygotes(share.name, launching, tell)
+    denials = Denials(tell)
     spares = Spares(1) if spares is None else spares
-    common = Common(zygotes, denials, sink, timing, budgets or group_directory(), refusals, spares)
+    common = Common(zygotes, denials, tell, timing, budgets or group_directory(), refusals, spares)
     active = ActiveShare(
         share,
         plan,
@@ -152,16 +163,20 @@ async def run_share(
         wait = asyncio.ensure_future(_end(wishes, active, once))
         clean = True
         try:
-            if await _done_before(active.start(), wait):
-                listener = listen()
-                # There before the line that says ready.
-                asked = None if control is None else _control_socket(control, active, wishes, sink)
-                active.listen(listener)
-                await _reload_until(wait, wishes, active.reloader.reload)
+            with manager:
+                if await _done_before(active.start(), wait):
+                    listener = listen()
+                    # There before the line that says ready.
+                    asked = None if control is None else _control_socket(control, active, wishes, tell, recent)
+                    active.listen(listener)
+                    manager.ready()
+                    await _reload_until(wait, wishes, lambda: _reload(active, manager))
             sink(_farewell(share.name, wait.result(), timing))
         finally:
+            notifier.stopping()
             wait.cancel()
             clean = await _stop(active, wishes, timing.stop_grace)
+            recent.end()
             if asked is not None:
                 await asked.close()
             zygotes.close()
@@ -177,8 +192,10 @@ async def run_fleet(
     timing: Timing,
     notifier: Notifier,
     passed: PassedSockets,
+    recent: Recent,
 ) -> bool:
-    """Serves all shares of a directory until a signal. False when something was left behind.
+    """Serves all shares of a directory until a signal. False when something was left behind. *recent* has the log for
+    whoever asks.
 
     Raises ListenError when there is no control socket to be had, since another supervisor has it or it cannot be made;
     PolicyError and WideningError when the directory as a whole cannot be read.
@@ -208,7 +225,7 @@ async def run_fleet(
         fleet = Fleet(
             fleeting.directory, common, fleeting.ground, look_anew=fleeting.look_anew, stop=wishes.ask_to_stop
         )
-        asked = ControlSocket(ALL, control, Routing(fleet), tell)
+        asked = ControlSocket(ALL, control, Routing(fleet, recent), tell)
         wait = asyncio.ensure_future(wishes.stop())
         clean = True
         try:
@@ -223,6 +240,7 @@ async def run_fleet(
             notifier.stopping()
             wait.cancel()
             clean = await _stop(fleet, wishes, timing.stop_grace)
+            recent.end()
             await asked.close()
     sink(Stopped(ALL))
     return clean
@@ -276,6 +294,12 @@ class _Manager:
         if period is not None:
             self._notifier.alive()
             self._sign = self._loop.call_later(period, self._give_sign)
+
+
+async def _reload(active: ActiveShare, manager: _Manager) -> None:
+    manager.reloading()
+    await active.reloader.reload()
+    manager.ready()
 
 
 async def _reload_all(fleet: Fleet, manager: _Manager) -> None:
@@ -374,7 +398,9 @@ def _farewell(share: str, end: str | Departure, timing: Timing) -> Event:
     return Stopping(share, end, timing.stop_grace)
 
 
-def _control_socket(control: Control, active: ActiveShare, wishes: _Wishes, sink: Sink) -> ControlSocket | None:
+def _control_socket(
+    control: Control, active: ActiveShare, wishes: _Wishes, sink: Sink, recent: Recent
+) -> ControlSocket | None:
     """None, and a warning, where it cannot be made: the share is served all the same."""
     try:
         listener = control.listen()
@@ -382,7 +408,7 @@ def _control_socket(control: Control, active: ActiveShare, wishes: _Wishes, sink
         sink(NoControlSocket(active.name, str(error)))
         return None
     lodger: Household = _Lodger(active, wishes, sink)
-    return ControlSocket(active.name, listener, Routing(lodger), sink)
+    return ControlSocket(active.name, listener, Routing(lodger, recent), sink)
 
 
 async def _reload_until(
