@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -22,6 +22,10 @@ _LIST_BYTES = 16 * 1024
 LISTING_BYTES = MAX_REPLY_BYTES - 4096
 _SENTENCE_CHARACTERS = 2048
 MAX_ASSIGNMENTS = 64
+
+# A follower of the log takes a conversation's place for as long as it waits: never long.
+MAX_WAIT_SECONDS = 5.0
+MAX_LOG_LINES = 100_000
 
 Version = Annotated[int, msgspec.Meta(ge=VERSION, le=VERSION)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -38,6 +42,7 @@ Code = Literal[
     "stopping",
     "fault",
 ]
+Level = Literal["error", "warning", "info", "debug"]
 T = TypeVar("T")
 
 
@@ -98,9 +103,22 @@ class SetLimits(_Question, frozen=True, kw_only=True, tag_field="request", tag="
     set: Annotated[dict[Text, Text], msgspec.Meta(min_length=1, max_length=MAX_ASSIGNMENTS)]
 
 
+class ReadLog(_Question, frozen=True, kw_only=True, tag_field="request", tag="log"):
+    """Lines of the log of *share*, None for those of every share; no *level* below the one given.
+
+    The newest *lines* without *after*, else those that came after it (`next` of an earlier reply). Where there are none
+    the reply may wait for the first one, *wait* seconds at most.
+    """
+
+    after: Count | None = None
+    lines: Annotated[int, msgspec.Meta(ge=0, le=MAX_LOG_LINES)] = 100
+    level: Level = "debug"
+    wait: Annotated[float, msgspec.Meta(ge=0, le=MAX_WAIT_SECONDS)] = 0.0
+
+
 ShareRequest = ReadStatus | ReadLimits | SetLimits
 """What a share answers for itself."""
-Request = ShareRequest | ListShares | Reload | Restart | Stop
+Request = ShareRequest | ListShares | Reload | Restart | Stop | ReadLog
 
 
 class Failed(_Document, frozen=True, tag_field="reply", tag="error"):
@@ -213,6 +231,29 @@ class Standing(_Document, frozen=True, tag_field="reply", tag="status"):
     max_clients: Count = 1
 
 
+class LogLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An event as the log has it (docs/logs.md). *time* is in RFC 3339; None where an event has no such thing."""
+
+    time: str
+    level: Level
+    share: str | None
+    generation: Count | None
+    client: Identity | None
+    event: str
+    message: str
+    data: dict[str, Any]
+
+
+class Log(_Document, frozen=True, kw_only=True, tag_field="reply", tag="log"):
+    """*next* is what the next request says *after*; *more*: there are further lines already. *lost*: some of those
+    asked for had to make room before they were asked for."""
+
+    lines: tuple[LogLine, ...]
+    next: Count
+    more: bool = False
+    lost: bool = False
+
+
 class Listing(_Document, frozen=True, tag_field="reply", tag="list"):
     """Every share of the supervisor, by name, without its rules. *left_out*: so many did not fit."""
 
@@ -220,7 +261,7 @@ class Listing(_Document, frozen=True, tag_field="reply", tag="list"):
     left_out: Count = 0
 
 
-Reply = Failed | Reloaded | Limits | Standing | Done | Listing
+Reply = Failed | Reloaded | Limits | Standing | Done | Listing | Log
 
 
 def encode(document: Request | Reply) -> bytes:

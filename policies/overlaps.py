@@ -31,7 +31,7 @@ def conflicts(policies: Sequence[Policy]) -> list[Problem]:
 
 def contradictions(one: Policy, other: Policy, atlas: Atlas) -> list[Problem]:
     """Between two policies, told as mistakes of *other*."""
-    pairs = product(one.directories, other.directories)
+    pairs = () if apart(one.vms, other.vms) else product(one.directories, other.directories)
     return [*_twice(one, other), *_accesses(one, pairs, other, atlas)]
 
 

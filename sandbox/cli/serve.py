@@ -25,6 +25,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     arguments.add_policy_dir(parser)
     arguments.add_control_dir(parser)
+    arguments.add_log_format(parser)
     parser.add_argument(
         "--worker", metavar="PATH", type=Path, help=f"another binary than the {WORKER} beside this command (for tests)"
     )
@@ -61,4 +62,5 @@ def execute(options: argparse.Namespace) -> int:
         zygote=zygote,
         passed=passed,
         notifier=notifier,
+        log_format=options.log_format,
     )

@@ -24,6 +24,7 @@ from virtiofs_sandbox.policies.share import ShareError, resolve_source
 
 if TYPE_CHECKING:
     from virtiofs_sandbox.policies.offer import Offer
+    from virtiofs_sandbox.supervisor.activation import PassedSockets
     from virtiofs_sandbox.supervisor.listener import Listener
 
 AS = "as virtiofsd"
@@ -109,10 +110,10 @@ def _serve(request: Request) -> int:
 
     with contextlib.ExitStack() as held:
 
-        def listen(arguments: Arguments, wanted: Offer) -> Listener:
+        def listen(arguments: Arguments, wanted: Offer, passed: PassedSockets | None) -> Listener:
             if wanted.socket is not None:
                 held.enter_context(PidFile(wanted.socket.path))
-            return foreground.listener(arguments, wanted)
+            return foreground.listener(arguments, wanted, passed)
 
         form = foreground.Form(
             command=AS,
@@ -135,6 +136,7 @@ def _serve(request: Request) -> int:
                 worker=worker,
                 zygote=zygote,
                 form=form,
+                log_format=meaning.log_format,
             )
         except foreground.MissingArgumentError as error:
             complain(AS, error)

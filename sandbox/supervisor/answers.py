@@ -16,7 +16,14 @@ from virtiofs_sandbox.confine import LaunchPlan
 from virtiofs_sandbox.ipc import requests
 from virtiofs_sandbox.ipc.requests import RequestError, fitting, words
 from virtiofs_sandbox.ipc.stats import INDEXES, Statistics, Throttled
-from virtiofs_sandbox.policies.limiting import KEYS, LimitError, LimitWidensError, differences, limited
+from virtiofs_sandbox.policies.limiting import (
+    KEYS,
+    LimitError,
+    LimitWidensError,
+    changed_rates,
+    differences,
+    limited,
+)
 from virtiofs_sandbox.policies.problems import shown
 from virtiofs_sandbox.policies.share import ControlLimits, Share
 from virtiofs_sandbox.supervisor.clients import Peer
@@ -112,7 +119,7 @@ class ShareAnswers:
             raise RequestError("refused", str(error)) from error
         found = tuple(differences(terms.share, share))
         if found:
-            self._sink(LimitsChanged(share.name, peer, found))
+            self._sink(LimitsChanged(share.name, peer, found, changed_rates(terms.share, share)))
             self._sharing.follow(share)
             self._service.take_over(Terms(share, plan))
         warnings = tuple(warning for warning in plan.warnings if warning not in terms.plan.warnings)

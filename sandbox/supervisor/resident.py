@@ -33,6 +33,7 @@ from virtiofs_sandbox.supervisor.events import (
 from virtiofs_sandbox.supervisor.fleet import ALL, Fleet
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError
 from virtiofs_sandbox.supervisor.notify import Notifier
+from virtiofs_sandbox.supervisor.recent import Recent
 from virtiofs_sandbox.supervisor.reloader import Reload
 from virtiofs_sandbox.supervisor.routing import Household, Routing
 from virtiofs_sandbox.supervisor.service import Departure
@@ -126,19 +127,29 @@ async def run_share(
     spares: Spares | None = None,
     once: Callable[[Departure], None] | None = None,
     follow_cgroup: bool = False,
+    recent: Recent | None = None,
+    notifier: Notifier | None = None,
 ) -> bool:
     """Serves *share* until a signal, or *once*, until the first client has left, and tells how it went. False when
     something was left behind.
 
     Its control groups are there before its first jail and gone after its last. *listen* is called once a worker is
     warm. *reload* is called on SIGHUP, from then on, and when asked for by way of *control*; what it raises refuses the
-    reload, and is a fault of ours unless it is one of *refusals*. Without *spares* one worker is kept warm. Raises
-    StartError, ListenError.
+    reload, and is a fault of ours unless it is one of *refusals*. Without *spares* one worker is kept warm. *recent* has
+    the log for whoever asks, *notifier* tells a service manager. Raises StartError, ListenError.
     """
-    zygotes = Zygotes(share.name, launching, sink)
-    denials = Denials(sink)
+    recent = recent or Recent()
+    notifier = notifier or Notifier(None)
+    manager = _Manager(notifier, lambda: f"share {share.name} in service, {len(active.service.clients)} clients")
+
+    def tell(event: Event) -> None:
+        sink(event)
+        manager.noticed()
+
+    zygotes = Zygotes(share.name, launching, tell)
+    denials = Denials(tell)
     spares = Spares(1) if spares is None else spares
-    common = Common(zygotes, denials, sink, timing, budgets or group_directory(), refusals, spares)
+    common = Common(zygotes, denials, tell, timing, budgets or group_directory(), refusals, spares)
     active = ActiveShare(
         share,
         plan,
@@ -149,37 +160,28 @@ async def run_share(
     )
     asked: ControlSocket | None = None
     with denials, _Wishes(reloads=reload is not None) as wishes:
-        wait = asyncio.ensure_future(wishes.stop())
-        left = None if once is None else asyncio.ensure_future(_leave(active, wishes, once))
+        wait = asyncio.ensure_future(_end(wishes, active, once))
         clean = True
         try:
-            if await _done_before(active.start(), wait):
-                listener = listen()
-                # There before the line that says ready.
-                asked = None if control is None else _control_socket(control, active, wishes, sink)
-                active.listen(listener)
-                await _reload_until(wait, wishes, active.reloader.reload)
-            if left is not None and left.done():
-                sink(LastClientLeft(share.name, wait.result()))
-            else:
-                sink(Stopping(share.name, wait.result(), timing.stop_grace))
+            with manager:
+                if await _done_before(active.start(), wait):
+                    listener = listen()
+                    # There before the line that says ready.
+                    asked = None if control is None else _control_socket(control, active, wishes, tell, recent)
+                    active.listen(listener)
+                    manager.ready()
+                    await _reload_until(wait, wishes, lambda: _reload(active, manager))
+            sink(_farewell(share.name, wait.result(), timing))
         finally:
+            notifier.stopping()
             wait.cancel()
-            if left is not None:
-                left.cancel()
             clean = await _stop(active, wishes, timing.stop_grace)
+            recent.end()
             if asked is not None:
                 await asked.close()
             zygotes.close()
     sink(Stopped(share.name))
     return clean
-
-
-async def _leave(active: ActiveShare, wishes: _Wishes, once: Callable[[Departure], None]) -> None:
-    """Asks for the end of the service when the first client has left."""
-    departure = await active.service.departure()
-    once(departure)
-    wishes.ask_to_stop(departure.reason)
 
 
 async def run_fleet(
@@ -190,8 +192,10 @@ async def run_fleet(
     timing: Timing,
     notifier: Notifier,
     passed: PassedSockets,
+    recent: Recent,
 ) -> bool:
-    """Serves all shares of a directory until a signal. False when something was left behind.
+    """Serves all shares of a directory until a signal. False when something was left behind. *recent* has the log for
+    whoever asks.
 
     Raises ListenError when there is no control socket to be had, since another supervisor has it or it cannot be made;
     PolicyError and WideningError when the directory as a whole cannot be read.
@@ -221,7 +225,7 @@ async def run_fleet(
         fleet = Fleet(
             fleeting.directory, common, fleeting.ground, look_anew=fleeting.look_anew, stop=wishes.ask_to_stop
         )
-        asked = ControlSocket(ALL, control, Routing(fleet), tell)
+        asked = ControlSocket(ALL, control, Routing(fleet, recent), tell)
         wait = asyncio.ensure_future(wishes.stop())
         clean = True
         try:
@@ -236,6 +240,7 @@ async def run_fleet(
             notifier.stopping()
             wait.cancel()
             clean = await _stop(fleet, wishes, timing.stop_grace)
+            recent.end()
             await asked.close()
     sink(Stopped(ALL))
     return clean
@@ -289,6 +294,12 @@ class _Manager:
         if period is not None:
             self._notifier.alive()
             self._sign = self._loop.call_later(period, self._give_sign)
+
+
+async def _reload(active: ActiveShare, manager: _Manager) -> None:
+    manager.reloading()
+    await active.reloader.reload()
+    manager.ready()
 
 
 async def _reload_all(fleet: Fleet, manager: _Manager) -> None:
@@ -363,7 +374,33 @@ class _Lodger:
         self.stop_all(by)
 
 
-def _control_socket(control: Control, active: ActiveShare, wishes: _Wishes, sink: Sink) -> ControlSocket | None:
+async def _end(wishes: _Wishes, active: ActiveShare, once: Callable[[Departure], None] | None) -> str | Departure:
+    """What ends the service."""
+    stop = asyncio.ensure_future(wishes.stop())
+    if once is None:
+        return await stop
+    left = asyncio.ensure_future(active.service.departure())
+    waiting: set[asyncio.Future[Any]] = {stop, left}
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for future in waiting:
+            future.cancel()
+    if stop.done() and not stop.cancelled():
+        return stop.result()
+    once(left.result())
+    return left.result()
+
+
+def _farewell(share: str, end: str | Departure, timing: Timing) -> Event:
+    if isinstance(end, Departure):
+        return LastClientLeft(share, end.reason)
+    return Stopping(share, end, timing.stop_grace)
+
+
+def _control_socket(
+    control: Control, active: ActiveShare, wishes: _Wishes, sink: Sink, recent: Recent
+) -> ControlSocket | None:
     """None, and a warning, where it cannot be made: the share is served all the same."""
     try:
         listener = control.listen()
@@ -371,18 +408,18 @@ def _control_socket(control: Control, active: ActiveShare, wishes: _Wishes, sink
         sink(NoControlSocket(active.name, str(error)))
         return None
     lodger: Household = _Lodger(active, wishes, sink)
-    return ControlSocket(active.name, listener, Routing(lodger), sink)
+    return ControlSocket(active.name, listener, Routing(lodger, recent), sink)
 
 
 async def _reload_until(
-    stop: asyncio.Future[str], wishes: _Wishes, reload: Callable[[], Coroutine[Any, Any, object]]
+    stop: asyncio.Future[Any], wishes: _Wishes, reload: Callable[[], Coroutine[Any, Any, object]]
 ) -> None:
     while not stop.done():
         if await _done_before(wishes.reload(), stop):
             await _done_before(reload(), stop)
 
 
-async def _done_before(work: Coroutine[Any, Any, object], stop: asyncio.Future[str]) -> bool:
+async def _done_before(work: Coroutine[Any, Any, object], stop: asyncio.Future[Any]) -> bool:
     """Whether *work* is done; False when *stop* came first. Raises what *work* raises."""
     task = asyncio.ensure_future(work)
     waiting: set[asyncio.Future[Any]] = {task, stop}

@@ -10,6 +10,7 @@ from virtiofs_sandbox.ipc import requests
 from virtiofs_sandbox.ipc.requests import Done, Listing, Reloaded, Reply, Request, RequestError, Standing, fitting
 from virtiofs_sandbox.supervisor.active import ActiveShare
 from virtiofs_sandbox.supervisor.clients import Peer
+from virtiofs_sandbox.supervisor.recent import Recent
 
 
 class Household(Protocol):
@@ -36,10 +37,11 @@ class Household(Protocol):
 
 
 class Routing:
-    """Passes each question on to whom it is meant for."""
+    """Passes each question on to whom it is meant for. The log is *recent*'s to tell."""
 
-    def __init__(self, household: Household) -> None:
+    def __init__(self, household: Household, recent: Recent) -> None:
         self._household = household
+        self._recent = recent
 
     async def __call__(self, request: Request, peer: Peer) -> Reply:
         """Raises RequestError."""
@@ -57,6 +59,11 @@ class Routing:
                 return Done(changes=("the supervisor is stopping",))
             case requests.Stop():
                 return await self._household.stop_share(self._meant(request.share), now=request.now, by=peer)
+            case requests.ReadLog():
+                # Shares that are gone have left lines, maybe.
+                if request.share is not None and request.share not in self._recent:
+                    self._meant(request.share)
+                return await self._recent.answer(request)
             case _:
                 return await self._of_share(request, peer)
 

@@ -496,7 +496,7 @@ class Service:
             connection = self._listener.accept()
         except OSError as error:
             pause = self._timing.accept_pause
-            self._sink(AcceptFailed(self._share, error.strerror or str(error), pause))
+            self._sink(AcceptFailed(self._share, error.strerror or str(error), pause, error.errno))
             self._pause_accepting()
             self._loop.call_later(pause, self._settle_soon)
             return False
