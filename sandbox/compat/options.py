@@ -549,6 +549,7 @@ OPTIONS = (
         "Lines of text or JSON, or entries of the journal, as for run.",
         _log_format,
         "FORM",
+        row="--log-format",
         ours=True,
     ),
     Option(
