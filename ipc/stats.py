@@ -34,42 +34,12 @@ BUCKET_BOUNDS = tuple(2**bits / 1e9 for bits in range(10, 35))
 """In seconds."""
 BUCKETS = len(BUCKET_BOUNDS) + 1
 # The errors that are counted by name, by their places. "other" stands for the rest.
-ERRNOS = (
-    "other",
-    *[
-        "EPERM",
-        "ENOENT",
-        "EINTR",
-        "EIO",
-        "ENXIO",
-        "EBADF",
-        "EAGAIN",
-        "ENOMEM",
-        "EACCES",
-        "EBUSY",
-        "EEXIST",
-        "EXDEV",
-        "ENODEV",
-        "ENOTDIR",
-        "EISDIR",
-        "EINVAL",
-    ],
-    *[
-        "ENFILE",
-        "EMFILE",
-        "ETXTBSY",
-        "EFBIG",
-        "ENOSPC",
-        "EROFS",
-        "EMLINK",
-        "ERANGE",
-        "ENAMETOOLONG",
-        "ENOLCK",
-        "ENOSYS",
-        "ENOTEMPTY",
-        "ELOOP",
-    ],
-    *["ENODATA", "EOVERFLOW", "EOPNOTSUPP", "ESTALE", "EUCLEAN", "EDQUOT"],
+ERRNOS = tuple(
+    (
+        "other EPERM ENOENT EINTR EIO ENXIO EBADF EAGAIN ENOMEM EACCES EBUSY EEXIST EXDEV ENODEV ENOTDIR EISDIR EINVAL "
+        "ENFILE EMFILE ETXTBSY EFBIG ENOSPC EROFS EMLINK ERANGE ENAMETOOLONG ENOLCK ENOSYS ENOTEMPTY ELOOP ENODATA "
+        "EOVERFLOW EOPNOTSUPP ESTALE EUCLEAN EDQUOT"
+    ).split()
 )
 
 # Name and index of each scalar counter, in the order of Statistics' fields.
@@ -105,6 +75,9 @@ class Throttled:
     bytes_admitted: int
 
 
+_LIMIT_WORDS = len(fields(Throttled))
+
+
 @dataclass(frozen=True)
 class Ring:
     """One ring, 0 being that of high priority: requests in it now and most there ever were, those that a limit holds
@@ -120,8 +93,8 @@ class Ring:
 class Statistics:
     """One reading; every field is a u64 as the worker claims it.
 
-    What is by opcode or error has no zeros; by class: limits, requests by how long they took (BUCKETS counts), errors by
-    name. *rings* by number, without those that never had a request. *words* is the page.
+    What is by opcode or error has no zeros; by class: limits, requests by how long they took (BUCKETS counts), errors
+    by name. *rings* by number, without those that never had a request. *words* is the page.
     """
 
     generation: int
