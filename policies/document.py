@@ -13,6 +13,9 @@ from msgspec import UNSET, Meta, UnsetType
 from virtiofs_sandbox.policies import control, values
 from virtiofs_sandbox.policies.share import MAX_QUEUES
 
+DEFAULT_WARM = 32
+MAX_WARM = 4096
+
 
 def _key(
     says: str,
@@ -462,6 +465,18 @@ class SiteTable(_Table, frozen=True):
     require_policy: Annotated[
         bool | UnsetType,
         _key("Whether nothing is shared that no policy file speaks of.", "true or false", "false"),
+    ] = UNSET
+    warm: Annotated[
+        int | UnsetType,
+        _key(
+            "How many shares of one serve keep a worker warm for a client that has not come, last used first. "
+            "The others launch when one connects.",
+            f"0 to {MAX_WARM}",
+            str(DEFAULT_WARM),
+            parse=values.between(0, MAX_WARM),
+            minimum=0,
+            maximum=MAX_WARM,
+        ),
     ] = UNSET
 
 

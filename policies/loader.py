@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from virtiofs_sandbox.policies.checks import check
+from virtiofs_sandbox.policies.document import DEFAULT_WARM
 from virtiofs_sandbox.policies.layers import merge, read_layers, read_source
 from virtiofs_sandbox.policies.overlaps import conflicts
 from virtiofs_sandbox.policies.places import default_directory, defaults_file, files, find, is_there
@@ -19,9 +20,12 @@ __all__ = ["PolicyError", "Site", "default_directory", "find", "load", "load_dir
 
 @dataclass(frozen=True)
 class Site:
-    """What defaults.toml says of the whole machine; *origins* as in Policy."""
+    """What defaults.toml says of the whole machine; *origins* as in Policy. *warm*: how many shares of one supervisor
+    keep a worker warm.
+    """
 
     require_policy: bool = False
+    warm: int = DEFAULT_WARM
     origins: dict[str, Origin] = field(default_factory=dict)
 
 
@@ -71,5 +75,6 @@ def site(directory: Path) -> Site:
     table = source.table.get("site", {})
     return Site(
         require_policy=table.get("require_policy", False),
+        warm=table.get("warm", DEFAULT_WARM),
         origins={f"site.{key}": source.origin(("site", key)) for key in table},
     )

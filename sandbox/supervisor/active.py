@@ -22,6 +22,7 @@ from virtiofs_sandbox.supervisor.listener import Listener
 from virtiofs_sandbox.supervisor.reloader import Reload, Reloader
 from virtiofs_sandbox.supervisor.service import Service, StartError
 from virtiofs_sandbox.supervisor.sharing import Sharing
+from virtiofs_sandbox.supervisor.spares import Spares
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.worker import Terms, Worker, launch_worker
 from virtiofs_sandbox.supervisor.zygotes import Zygotes
@@ -32,7 +33,7 @@ class Common:
     """What all shares of one supervisor have in common.
 
     *budgets* has a directory for each group of shares; *refusals* are what reading a policy may raise without anything
-    being wrong with us.
+    being wrong with us; *spares* is how many of the shares keep a worker warm.
     """
 
     zygotes: Zygotes[Any]
@@ -41,6 +42,7 @@ class Common:
     timing: Timing
     budgets: Path
     refusals: tuple[type[Exception], ...]
+    spares: Spares
 
 
 class ActiveShare:
@@ -61,12 +63,21 @@ class ActiveShare:
         self._plan = plan
         self.groups = Groups(share.name, self._limit_not_held)
         self.sharing = Sharing(common.budgets, self._limit_not_held)
-        self.service = Service(Terms(share, plan), self._launch, common.denials.show, common.timing, policy=policy)
+        self.service = Service(
+            Terms(share, plan),
+            self._launch,
+            common.denials.show,
+            common.timing,
+            policy=policy,
+            spares=common.spares,
+        )
         self.reloader = Reloader(self.service, self.groups, reload, common.refusals, common.sink, sharing=self.sharing)
         self.answers = ShareAnswers(self.service, self.groups, self.reloader, policy, common.sink, sharing=self.sharing)
 
     async def start(self) -> None:
-        """Makes the control groups, and returns once a worker is warm in them. Raises StartError."""
+        """Makes the control groups, and returns once a worker is warm in them, or at once where the budget of spares
+        has none for this share. Raises StartError.
+        """
         share = self.service.terms.share
         for warning in self._plan.warnings:
             self._common.sink(HostLacks(self.name, warning))

@@ -156,7 +156,7 @@ class ShareAnswers:
 
     def _state(self, slot: Slot | None) -> str:
         if slot is None:
-            return "stopping" if self._service.stopping else "backoff"
+            return "stopping" if self._service.stopping else "idle"
         return slot.state.name.lower()
 
     def _statistics(self) -> Statistics | None:

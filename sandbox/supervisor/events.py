@@ -397,6 +397,16 @@ class WorkerReplaced(WorkerEvent):
 
 
 @dataclass(frozen=True)
+class SpareDismissed(WorkerEvent):
+    """It was there, or on its way, for no client, and the supervisor's budget of spares went to other shares."""
+
+    _LEVEL = LogLevel.DEBUG
+
+    def __str__(self) -> str:
+        return "dismissed: nobody waits for it, and shares used more recently keep the warm workers (site.warm)"
+
+
+@dataclass(frozen=True)
 class LaunchFailed(WorkerEvent):
     reason: str
 

@@ -24,6 +24,7 @@ from virtiofs_sandbox.supervisor.events import (
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError
 from virtiofs_sandbox.supervisor.reloader import Reload, Reloader
 from virtiofs_sandbox.supervisor.routing import Routing
+from virtiofs_sandbox.supervisor.spares import Spares
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.zygotes import Launching, Z, Zygotes
 
@@ -84,16 +85,19 @@ async def run_share(
     refusals: tuple[type[Exception], ...] = (ShareError, CannotConfineError),
     control: Control | None = None,
     budgets: Path | None = None,
+    spares: Spares | None = None,
 ) -> bool:
     """Serves *share* until a signal. False when something was left behind.
 
     Its control groups are there before its first jail and gone after its last. *listen* is called once a worker is
     warm. *reload* is called on SIGHUP, from then on, and when asked for by way of *control*; what it raises refuses the
-    reload, and is a fault of ours unless it is one of *refusals*. Raises StartError, ListenError.
+    reload, and is a fault of ours unless it is one of *refusals*. Without *spares* one worker is kept warm. Raises
+    StartError, ListenError.
     """
     zygotes = Zygotes(share.name, launching, sink)
     denials = Denials(sink)
-    common = Common(zygotes, denials, sink, timing, budgets or group_directory(), refusals)
+    spares = Spares(1) if spares is None else spares
+    common = Common(zygotes, denials, sink, timing, budgets or group_directory(), refusals, spares)
     active = ActiveShare(share, plan, common, reload=reload, policy=None if control is None else control.policy)
     asked: ControlSocket | None = None
     with denials, _Signals(reloads=reload is not None) as signals:

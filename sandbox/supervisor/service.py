@@ -1,16 +1,21 @@
 """One share in service: its listener, the line of waiting monitors, the worker that serves and the one that is warm.
 
-There is at most one *holder*, the slot whose client has the place, and one *next*, the slot that will have it. Whatever
-happens ends in `_settle`, which looks at the whole picture and does what is due; nothing else decides.
+There is at most one *holder*, the slot whose client has the place, and one *next*, the slot that will have it. Without
+a client in the line there is a next only if the supervisor's budget of spares has one for this share. Whatever happens
+ends in `_settle`, which looks at the whole picture and does what is due; nothing else decides.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import time
+from collections.abc import Awaitable
+from dataclasses import dataclass
 from pathlib import Path
 
+from virtiofs_sandbox.ipc.exits import ExitCode
 from virtiofs_sandbox.policies.share import Rates
 from virtiofs_sandbox.supervisor.backoff import Backoff
 from virtiofs_sandbox.supervisor.changes import Change, Reach, changes
@@ -23,6 +28,7 @@ from virtiofs_sandbox.supervisor.events import (
     ClientWaits,
     Listening,
     Sink,
+    SpareDismissed,
     StillThere,
     TakesEffectLater,
     WorkerReplaced,
@@ -30,6 +36,7 @@ from virtiofs_sandbox.supervisor.events import (
 from virtiofs_sandbox.supervisor.jailmounts import JailMounts
 from virtiofs_sandbox.supervisor.listener import Listener
 from virtiofs_sandbox.supervisor.slot import Launch, Slot
+from virtiofs_sandbox.supervisor.spares import Spares
 from virtiofs_sandbox.supervisor.states import GOING, State
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.waiting import WaitingLine
@@ -42,12 +49,32 @@ class StartError(Exception):
     """The first worker did not get ready; str() says why."""
 
 
+@dataclass(frozen=True)
+class Departure:
+    """How the first client went. *clean*: it hung up, or we stopped; *protocol_error*: it sent something that is
+    refused. Neither: its worker's fault, its memory's, or none got ready for it; *reason* says which.
+    """
+
+    clean: bool
+    protocol_error: bool
+    reason: str
+
+
 class Service:
     """To be made inside the event loop; then `start`, `listen`, and in the end `stop`."""
 
-    def __init__(self, terms: Terms, launch: Launch, sink: Sink, timing: Timing, *, policy: Path | None = None) -> None:
+    def __init__(
+        self,
+        terms: Terms,
+        launch: Launch,
+        sink: Sink,
+        timing: Timing,
+        *,
+        policy: Path | None = None,
+        spares: Spares | None = None,
+    ) -> None:
         """*launch* launches the worker of a generation, by the terms that hold when its turn comes; they are those of
-        the file *policy*. *restarts* counts workers that failed and were replaced.
+        the file *policy*. *restarts* counts workers that failed and were replaced. Without *spares* there is one.
         """
         self._share = terms.share.name
         self._terms = terms
@@ -58,6 +85,9 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self._line = WaitingLine(timing.patience)
         self._backoff = Backoff(timing.backoff)
+        self._not_before = -math.inf
+        self._claim = (Spares(1) if spares is None else spares).claim(self._settle_soon)
+        self._departure: asyncio.Future[Departure] = self._loop.create_future()
         self._listener: Listener | None = None
         self._accepting = False
         self._holder: Slot | None = None
@@ -107,9 +137,18 @@ class Service:
         """Of all jails there are, pids that are nobody else's before this loop goes on."""
         return tuple(slot.pid for slot in self.slots if slot.pid is not None)
 
+    def departure(self) -> Awaitable[Departure]:
+        """Resolves when the first client's jail is gone, or the launch failed that it waited for."""
+        return asyncio.shield(self._departure)
+
     async def start(self) -> None:
-        """Returns once a worker is warm. What fails now would fail for every client: StartError, nothing left."""
-        slot = self._new_slot(0.0)
+        """Returns once a worker is warm. What fails now would fail for every client: StartError, nothing left.
+
+        Where the budget has no spare for this share, nothing is tried before a client comes.
+        """
+        if not self._claim.want(wanted=True):
+            return
+        slot = self._new_slot()
         self._next = slot
         while slot.state in (State.BACKOFF, State.WARMING, State.KILLED):
             await self._changed()
@@ -152,9 +191,7 @@ class Service:
             self._next.adopt(terms)
             return words
         self._sink(WorkerReplaced(self._share, self._next.generation, None))
-        self._next.stop(0.0)
-        self._replaced.append(self._next)
-        self._next = None
+        self._retire(self._next)
         self._settle_soon()
         return words
 
@@ -173,6 +210,7 @@ class Service:
         False when a killed process would not go: it hangs in the kernel.
         """
         self._stopping = True
+        self._claim.close()
         self._pause_accepting()
         if self._listener is not None:
             self._listener.close()
@@ -202,7 +240,7 @@ class Service:
 
     # Slots.
 
-    def _new_slot(self, delay: float) -> Slot:
+    def _new_slot(self) -> Slot:
         self._launched += 1
         return Slot(
             self._terms,
@@ -212,7 +250,7 @@ class Service:
             sink=self._sink,
             changed=self._slot_changed,
             timing=self._timing,
-            delay=delay,
+            delay=max(0.0, self._not_before - self._loop.time()),
         )
 
     def _slot_changed(self) -> None:
@@ -231,18 +269,37 @@ class Service:
 
     def _settle(self) -> None:
         self._cancel_timers()
-        delay = self._bury()
+        self._bury()
         if self._stopping or self._listener is None:
             return
-        if self._next is None and (self._holder is None or self._holder.state in GOING):
-            self._next = self._new_slot(delay)
+        departed = self._line.drop_departed()
+        if departed:
+            self._sink(ClientsGaveUp(self._share, departed))
+        self._provide()
         self._seat()
         self._look_after_the_line()
         if not self._line.full:
             self._resume_accepting()
 
-    def _bury(self) -> float:
-        """Forgets slots that are gone; returns how long the next launch has to wait for it."""
+    def _provide(self) -> None:
+        """Sees to it that there is a next for who waits, or as a spare, and else none."""
+        room = self._holder is None or self._holder.state in GOING
+        spare = self._claim.want(wanted=room and not self._line)
+        needed = room and (bool(self._line) or spare)
+        if needed and self._next is None:
+            self._next = self._new_slot()
+        elif not needed and self._next is not None:
+            self._sink(SpareDismissed(self._share, self._next.generation, None))
+            self._retire(self._next)
+
+    def _retire(self, slot: Slot) -> None:
+        """The next is not to be the next."""
+        slot.stop(0.0)
+        self._replaced.append(slot)
+        self._next = None
+
+    def _bury(self) -> None:
+        """Forgets slots that are gone, and notes how long the next launch has to wait for it."""
         gone = [slot for slot in self.slots if slot.state is State.GONE]
         if self._holder in gone:
             self._holder = None
@@ -254,9 +311,27 @@ class Service:
             if slot.failure is not None and not self._stopping:
                 self.restarts += 1
                 delay = self._backoff.failed(self._loop.time())
+                self._not_before = self._loop.time() + delay
+            self._note_departure(slot)
         if delay:
             self._sink(BackingOff(self._share, self._backoff.failures, delay))
-        return delay
+
+    def _note_departure(self, slot: Slot) -> None:
+        if self._departure.done():
+            return
+        if slot.peer is not None:
+            ending = slot.ending
+            self._departure.set_result(
+                Departure(
+                    clean=slot.failure is None and ending is not None and ending.is_uneventful,
+                    protocol_error=ending is not None and ending.code is ExitCode.PROTOCOL,
+                    reason=slot.failure or str(ending),
+                )
+            )
+        elif slot.failure is not None and self._line:
+            self._departure.set_result(
+                Departure(clean=False, protocol_error=False, reason=f"no worker gets ready: {slot.failure}")
+            )
 
     def _seat(self) -> None:
         """Gives the place, if it is free, to whoever is first in line."""
@@ -274,9 +349,6 @@ class Service:
         """Turns away who waited too long beside a holder that stays, and sees to it that we look again in time."""
         if not self._line:
             return
-        departed = self._line.drop_departed()
-        if departed:
-            self._sink(ClientsGaveUp(self._share, departed))
         holder = self._holder
         look_again = self._loop.time() + self._timing.patience
         if holder is not None and holder.peer is not None and holder.state is State.SERVING:

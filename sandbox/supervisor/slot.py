@@ -60,6 +60,7 @@ class Slot:
         self.since = asyncio.get_running_loop().time()
         self.peer: Peer | None = None
         self.failure: str | None = None
+        self.ending: Ending | None = None
         self._launch = launch
         self._sink = sink
         self._changed = changed
@@ -189,6 +190,7 @@ class Slot:
 
     def ended(self, ending: Ending) -> None:
         statistics = self.statistics()
+        self.ending = ending
         self._worker = None
         if not self._asked:
             self.failure = self._kill_reason

@@ -17,6 +17,7 @@ from virtiofs_sandbox.supervisor.backoff import BackoffLimits
 from virtiofs_sandbox.supervisor.events import Event
 from virtiofs_sandbox.supervisor.listener import Listener, SocketFile
 from virtiofs_sandbox.supervisor.service import Service
+from virtiofs_sandbox.supervisor.spares import Spares
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.worker import Terms, Worker, launch_worker
 from virtiofs_sandbox.supervisor.zygotes import Zygotes
@@ -115,6 +116,7 @@ async def served(
     *,
     terms: Terms | None = None,
     adjust: Adjust = anything,
+    spares: Spares | None = None,
 ) -> AsyncIterator[Served]:
     """In service when entered, stopped when left."""
     terms = terms or Terms(Share(name="data", source=directory, tag="data"), PLAN)
@@ -125,7 +127,7 @@ async def served(
     async def launch(generation: int, terms: Terms) -> Worker:
         return await launch_worker(terms, generation, zygotes)
 
-    service = Service(terms, launch, events.append, timing)
+    service = Service(terms, launch, events.append, timing, spares=spares)
     place = directory / "s"
     harness = Served(service, zygotes, place, pids, events)
     try:

@@ -245,9 +245,9 @@ def test_a_policy_is_found_by_name_or_file(world: World) -> None:
 
 
 def test_the_site_may_require_policies(world: World) -> None:
-    assert not site(world.policies).require_policy
-    world.write({"../defaults.toml": "[site]\nrequire_policy = true\n"})
-    assert site(world.policies).require_policy
+    assert (site(world.policies).require_policy, site(world.policies).warm) == (False, 32)
+    world.write({"../defaults.toml": "[site]\nrequire_policy = true\nwarm = 0\n"})
+    assert (site(world.policies).require_policy, site(world.policies).warm) == (True, 0)
 
 
 def test_the_directory_of_a_user_is_below_the_configuration_home(monkeypatch: pytest.MonkeyPatch) -> None:
