@@ -6,7 +6,7 @@ Both ends are ours, and neither trusts the other: what comes is decoded strictly
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -17,6 +17,8 @@ _LENGTH = struct.Struct("<I")
 LENGTH_BYTES = _LENGTH.size
 # What one list of a reply may take, so that every reply fits.
 _LIST_BYTES = 16 * 1024
+# What the only list of a reply may take.
+WHOLE_LIST_BYTES = 60 * 1024
 _SENTENCE_CHARACTERS = 2048
 MAX_ASSIGNMENTS = 64
 
@@ -65,7 +67,14 @@ class SetLimits(_Question, frozen=True, kw_only=True, tag_field="request", tag="
     set: Annotated[dict[Text, Text], msgspec.Meta(min_length=1, max_length=MAX_ASSIGNMENTS)]
 
 
-Request = Reload | ReadStatus | ReadLimits | SetLimits
+class ReadFigures(_Question, frozen=True, kw_only=True, tag_field="request", tag="figures"):
+    """What every share has done, or the one that is named; those whose names come behind *after*."""
+
+    after: Text | None = None
+
+
+ShareRequest = Reload | ReadStatus | ReadLimits | SetLimits
+Request = ShareRequest | ReadFigures
 
 
 class Failed(_Document, frozen=True, tag_field="reply", tag="error"):
@@ -151,7 +160,42 @@ class Standing(_Document, frozen=True, tag_field="reply", tag="status"):
     counters: dict[str, Count]
 
 
-Reply = Failed | Reloaded | Limits | Standing
+class ShareFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one share has done since it came into service, over all its workers as they claim it, and has now.
+
+    *client* is one of *clients* monitors. *latency*: of each class, requests by how long they took, in the buckets of
+    ipc/README.md, without the zeros at the end.
+    """
+
+    share: str
+    tag: str
+    tier: Literal["full", "userns", "bare"]
+    state: str
+    client: Identity | None
+    clients: Count
+    restarts: Count
+    requests: Count
+    errors: Count
+    bytes_read: Count
+    bytes_written: Count
+    delayed: Count
+    nanoseconds_delayed: Count
+    latency: dict[str, tuple[Count, ...]]
+    inodes: Count
+    handles: Count
+    descriptors: Count
+    depth: Count
+
+
+class Figures(_Document, frozen=True, kw_only=True, tag_field="reply", tag="figures"):
+    """Shares by name. *at*: seconds of CLOCK_MONOTONIC. *more*: others come behind the last one."""
+
+    at: float
+    shares: tuple[ShareFigures, ...]
+    more: bool
+
+
+Reply = Failed | Reloaded | Limits | Standing | Figures
 
 
 def encode(document: Request | Reply) -> bytes:
@@ -186,9 +230,9 @@ def words(text: object) -> str:
     return clean if len(clean) <= _SENTENCE_CHARACTERS else f"{clean[:_SENTENCE_CHARACTERS]} ..."
 
 
-def fitting(items: Sequence[T]) -> tuple[T, ...]:
-    """The first of *items*, as many as one list of a reply may hold."""
-    kept, left = [], _LIST_BYTES
+def fitting(items: Iterable[T], most: int = _LIST_BYTES) -> tuple[T, ...]:
+    """The first of *items*, as many as go into *most* bytes. No more than one too many is made."""
+    kept, left = [], most
     for item in items:
         left -= len(msgspec.json.encode(item)) + 1
         if left < 0:

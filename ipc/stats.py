@@ -30,16 +30,47 @@ FIRST_ERRNO_COUNT = 392
 RINGS = 9
 RING_WORDS = 8
 # Each bucket counts what took longer than the one before allows, up to and including its own bound; the last has none.
-BUCKET_BOUNDS = tuple(2**bits / 1e9 for bits in range(10, 35))
+BUCKET_BOUNDS: tuple[float, ...] = tuple(2**bits / 1e9 for bits in range(10, 35))
 """In seconds."""
 BUCKETS = len(BUCKET_BOUNDS) + 1
 # The errors that are counted by name, by their places. "other" stands for the rest.
-ERRNOS = tuple(
-    (
-        "other EPERM ENOENT EINTR EIO ENXIO EBADF EAGAIN ENOMEM EACCES EBUSY EEXIST EXDEV ENODEV ENOTDIR EISDIR EINVAL "
-        "ENFILE EMFILE ETXTBSY EFBIG ENOSPC EROFS EMLINK ERANGE ENAMETOOLONG ENOLCK ENOSYS ENOTEMPTY ELOOP ENODATA "
-        "EOVERFLOW EOPNOTSUPP ESTALE EUCLEAN EDQUOT"
-    ).split()
+ERRNOS = (
+    "other",
+    "EPERM",
+    "ENOENT",
+    "EINTR",
+    "EIO",
+    "ENXIO",
+    "EBADF",
+    "EAGAIN",
+    "ENOMEM",
+    "EACCES",
+    "EBUSY",
+    "EEXIST",
+    "EXDEV",
+    "ENODEV",
+    "ENOTDIR",
+    "EISDIR",
+    "EINVAL",
+    "ENFILE",
+    "EMFILE",
+    "ETXTBSY",
+    "EFBIG",
+    "ENOSPC",
+    "EROFS",
+    "EMLINK",
+    "ERANGE",
+    "ENAMETOOLONG",
+    "ENOLCK",
+    "ENOSYS",
+    "ENOTEMPTY",
+    "ELOOP",
+    "ENODATA",
+    "EOVERFLOW",
+    "EOPNOTSUPP",
+    "ESTALE",
+    "EUCLEAN",
+    "EDQUOT",
 )
 
 # Name and index of each scalar counter, in the order of Statistics' fields.

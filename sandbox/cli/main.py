@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from virtiofs_sandbox.cli import check, doctor, explain, limit, policy, reload, run, standing
+from virtiofs_sandbox.cli import check, doctor, explain, limit, policy, reload, run, standing, top
 from virtiofs_sandbox.cli.status import EPILOG
 
 DESCRIPTION = """\
@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     run.add_parser(commands)
     standing.add_parser(commands)
+    top.add_parser(commands)
     reload.add_parser(commands)
     limit.add_parser(commands)
     policy.add_parser(commands)

@@ -22,7 +22,6 @@ from virtiofs_sandbox.supervisor.events import HostLacks, LimitsChanged, Sink
 from virtiofs_sandbox.supervisor.reloader import Reloader
 from virtiofs_sandbox.supervisor.service import Service
 from virtiofs_sandbox.supervisor.sharing import Sharing
-from virtiofs_sandbox.supervisor.slot import Slot
 from virtiofs_sandbox.supervisor.worker import Terms
 
 
@@ -46,7 +45,7 @@ class ShareAnswers:
         self._sink = sink
         self._sharing = sharing
 
-    async def __call__(self, request: requests.Request, peer: Peer) -> requests.Reply:
+    async def __call__(self, request: requests.ShareRequest, peer: Peer) -> requests.Reply:
         """Raises RequestError."""
         match request:
             case requests.ReadStatus():
@@ -145,7 +144,7 @@ class ShareAnswers:
             tier=terms.plan.tier.value,
             policy=None if self._policy is None else words(shown(self._policy)),
             generation=0 if slot is None else slot.generation,
-            state=self._state(slot),
+            state=self._service.state,
             client=None if slot is None or slot.peer is None else _identity(slot.peer),
             since=self._service.since(slot),
             restarts=self._service.restarts,
@@ -153,11 +152,6 @@ class ShareAnswers:
             rules_left_out=len(rules) - len(shown_rules),
             counters={} if statistics is None else {name: getattr(statistics, name) for name in INDEXES},
         )
-
-    def _state(self, slot: Slot | None) -> str:
-        if slot is None:
-            return "stopping" if self._service.stopping else "idle"
-        return slot.state.name.lower()
 
     def _statistics(self) -> Statistics | None:
         slot = self._service.slot

@@ -25,6 +25,7 @@ from virtiofs_sandbox.supervisor.listener import Listener, ListenError
 from virtiofs_sandbox.supervisor.reloader import Reload, Reloader
 from virtiofs_sandbox.supervisor.routing import Routing
 from virtiofs_sandbox.supervisor.spares import Spares
+from virtiofs_sandbox.supervisor.tallies import Tallies
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.zygotes import Launching, Z, Zygotes
 
@@ -94,10 +95,12 @@ async def run_share(
     reload, and is a fault of ours unless it is one of *refusals*. Without *spares* one worker is kept warm. Raises
     StartError, ListenError.
     """
+    tallies = Tallies(sink)
+    sink = tallies.show
     zygotes = Zygotes(share.name, launching, sink)
     denials = Denials(sink)
     spares = Spares(1) if spares is None else spares
-    common = Common(zygotes, denials, sink, timing, budgets or group_directory(), refusals, spares)
+    common = Common(zygotes, denials, sink, timing, budgets or group_directory(), refusals, spares, tallies)
     active = ActiveShare(share, plan, common, reload=reload, policy=None if control is None else control.policy)
     asked: ControlSocket | None = None
     with denials, _Signals(reloads=reload is not None) as signals:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from virtiofs_sandbox.ipc.requests import Reply, Request, RequestError
+from virtiofs_sandbox.ipc.requests import ReadFigures, Reply, Request, RequestError
 from virtiofs_sandbox.supervisor.active import ActiveShare
 from virtiofs_sandbox.supervisor.clients import Peer
+from virtiofs_sandbox.supervisor.readings import figures
 
 
 class Routing:
@@ -17,6 +18,9 @@ class Routing:
 
     async def __call__(self, request: Request, peer: Peer) -> Reply:
         """Raises RequestError."""
+        if isinstance(request, ReadFigures):
+            shares = self._shares.values() if request.share is None else (self._meant(request.share),)
+            return figures(shares, request.after)
         return await self._meant(request.share).answers(request, peer)
 
     def _meant(self, name: str | None) -> ActiveShare:
