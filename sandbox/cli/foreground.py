@@ -17,6 +17,7 @@ from virtiofs_sandbox.policies.places import control_directory, control_socket, 
 from virtiofs_sandbox.policies.problems import PolicyError
 from virtiofs_sandbox.policies.share import Share, ShareError, resolve_source
 from virtiofs_sandbox.policies.sockets import make_directory
+from virtiofs_sandbox.policies.values import MetricsAddress
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError, SocketFile
 from virtiofs_sandbox.supervisor.reloader import Reload
 from virtiofs_sandbox.supervisor.resident import Control, run_share
@@ -30,7 +31,14 @@ __all__ = ["MissingArgumentError", "hold", "listener", "serve"]
 
 
 def serve(
-    arguments: Arguments, file: Path | None, directory: Path, *, control: Path, worker: Path, zygote: Zygote
+    arguments: Arguments,
+    file: Path | None,
+    directory: Path,
+    *,
+    control: Path,
+    metrics: MetricsAddress | None,
+    worker: Path,
+    zygote: Zygote,
 ) -> int:
     """Returns the exit status. Raises MissingArgumentError, with the zygote closed as after any other refusal."""
 
@@ -67,6 +75,7 @@ def serve(
         launching,
         lambda: listener(arguments, wanted),
         control=control,
+        metrics=metrics,
         reload=reload if wanted.policy is not None else None,
     )
 
@@ -78,11 +87,12 @@ def hold(
     listen: Callable[[], Listener],
     *,
     control: Path,
+    metrics: MetricsAddress | None = None,
     reload: Reload | None = None,
 ) -> int:
     """Serves until a signal; returns the exit status. SIGHUP reloads where there is something to.
 
-    The control socket is made in the directory *control*.
+    The control socket is made in the directory *control*; Prometheus is told on *metrics*.
     """
     output = Output(wanted.share)
     try:
@@ -100,6 +110,7 @@ def hold(
                     lambda: control_listener(wanted.share.name, control),
                     None if wanted.policy is None else wanted.policy.file,
                 ),
+                metrics=metrics,
             )
         )
     except (ListenError, StartError) as error:

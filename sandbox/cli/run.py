@@ -87,6 +87,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="{error,warning,info,debug}",
         help="what is logged to standard error (default: info)",
     )
+    arguments.add_metrics(parser, "nowhere")
     parser.add_argument(
         "--worker", metavar="PATH", type=Path, help=f"another binary than the {WORKER} beside this command (for tests)"
     )
@@ -115,7 +116,13 @@ def execute(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
 
     try:
         return foreground.serve(
-            request.arguments, request.file, request.directory, control=request.control, worker=worker, zygote=zygote
+            request.arguments,
+            request.file,
+            request.directory,
+            control=request.control,
+            metrics=options.metrics,
+            worker=worker,
+            zygote=zygote,
         )
     except foreground.MissingArgumentError as error:
         parser.error(str(error))

@@ -12,6 +12,7 @@ from typing import Any
 from virtiofs_sandbox.confine import CannotConfineError, LaunchPlan
 from virtiofs_sandbox.policies.places import group_directory
 from virtiofs_sandbox.policies.share import Share, ShareError
+from virtiofs_sandbox.policies.values import MetricsAddress
 from virtiofs_sandbox.supervisor.active import ActiveShare, Common
 from virtiofs_sandbox.supervisor.control import ControlSocket
 from virtiofs_sandbox.supervisor.denials import Denials
@@ -22,6 +23,8 @@ from virtiofs_sandbox.supervisor.events import (
     Stopping,
 )
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError
+from virtiofs_sandbox.supervisor.metrics.responder import Responder
+from virtiofs_sandbox.supervisor.metrics.service import tell
 from virtiofs_sandbox.supervisor.reloader import Reload, Reloader
 from virtiofs_sandbox.supervisor.routing import Routing
 from virtiofs_sandbox.supervisor.spares import Spares
@@ -87,13 +90,14 @@ async def run_share(
     control: Control | None = None,
     budgets: Path | None = None,
     spares: Spares | None = None,
+    metrics: MetricsAddress | None = None,
 ) -> bool:
     """Serves *share* until a signal. False when something was left behind.
 
     Its control groups are there before its first jail and gone after its last. *listen* is called once a worker is
     warm. *reload* is called on SIGHUP, from then on, and when asked for by way of *control*; what it raises refuses the
-    reload, and is a fault of ours unless it is one of *refusals*. Without *spares* one worker is kept warm. Raises
-    StartError, ListenError.
+    reload, and is a fault of ours unless it is one of *refusals*. Without *spares* one worker is kept warm.
+    Prometheus is told on *metrics*. Raises StartError, ListenError.
     """
     tallies = Tallies(sink)
     sink = tallies.show
@@ -103,6 +107,7 @@ async def run_share(
     common = Common(zygotes, denials, sink, timing, budgets or group_directory(), refusals, spares, tallies)
     active = ActiveShare(share, plan, common, reload=reload, policy=None if control is None else control.policy)
     asked: ControlSocket | None = None
+    told: Responder | None = None
     with denials, _Signals(reloads=reload is not None) as signals:
         wait = asyncio.ensure_future(signals.stop())
         clean = True
@@ -111,14 +116,16 @@ async def run_share(
                 listener = listen()
                 # There before the line that says ready.
                 asked = None if control is None else _control_socket(control, active, sink)
+                told = None if metrics is None else tell(metrics, {active.name: active}, active.name, sink)
                 active.listen(listener)
                 await _reload_until(wait, signals, active.reloader)
             sink(Stopping(share.name, wait.result().name, timing.stop_grace))
         finally:
             wait.cancel()
             clean = await _stop(active, signals, timing.stop_grace)
-            if asked is not None:
-                await asked.close()
+            for socket in (asked, told):
+                if socket is not None:
+                    await socket.close()
             zygotes.close()
     sink(Stopped(share.name))
     return clean
