@@ -518,6 +518,16 @@ class SiteTable(_Table, frozen=True):
             maximum=MAX_WARM,
         ),
     ] = UNSET
+    metrics: Annotated[
+        str | UnsetType,
+        _key(
+            "Where serve tells Prometheus how its shares are: a socket that it makes (mode 0660), or a port that only "
+            "this machine reaches. Read when it starts.",
+            'an absolute path, "127.0.0.1:PORT" or "[::1]:PORT"',
+            "nowhere",
+            parse=values.metrics_address,
+        ),
+    ] = UNSET
 
 
 class BudgetTable(_Table, frozen=True):

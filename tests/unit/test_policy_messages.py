@@ -428,6 +428,7 @@ SEVERAL = [
         {"../defaults.toml": "[site]\nrequire_policy = 1\n"},
         by_directory("srv/data", tag="t", socket=Path("/run/s")),
     ),
+    Case("metrics for other machines", {"../defaults.toml": '[site]\nmetrics = "0.0.0.0:9100"\n', "data.toml": SHARE}),
     Case("an include that is not there", {"data.toml": f'include = ["x.toml"]\n{SHARE}'}),
     Case("includes that are no relative paths", {"data.toml": f'include = ["/etc/x.toml", "", 1]\n{SHARE}'}),
     Case(
