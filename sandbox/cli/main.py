@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import signal
 import sys
 from collections.abc import Sequence
@@ -48,7 +47,9 @@ class _Version(argparse.Action):
     """Looks the version up only when asked: reading package metadata takes longer than the rest of a start."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        print(f"virtiofs-sandbox {importlib.metadata.version('virtiofs-sandbox')}")
+        from importlib.metadata import version  # noqa: PLC0415
+
+        print(f"virtiofs-sandbox {version('virtiofs-sandbox')}")
         parser.exit()
 
 
