@@ -168,6 +168,15 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     uid: Count
 
 
+class Held(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A place and the client that has it: *generation*, *state* and *since* are those of the worker that serves it."""
+
+    generation: Count
+    state: str
+    client: Identity
+    since: float
+
+
 class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A path rule, and whether a mount holds it besides the worker; *why* it is left to the worker alone."""
 
@@ -179,9 +188,10 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Standing(_Document, frozen=True, tag_field="reply", tag="status"):
     """How a share stands. *state* is a name of docs/control.md, *since* when it came to it, in seconds of Unix time.
 
-    *generation*, *client* and *counters* are those of the worker that serves, or that will serve next; *counters* are
-    what it claims. *restarts* counts workers that failed and were replaced. *rules_left_out*: so many did not fit.
-    *reason*: why it is not in service, or will not stay so. *tag* and *tier* are None of a policy that was never read.
+    *generation*, *client* and *state* are those of the first worker that serves, or of the one that will serve next.
+    *clients* are all that are served, at most *max_clients*; *counters* what their workers claim, together. *restarts*
+    counts workers that failed and were replaced. *rules_left_out*: so many did not fit. *reason*: why it is not in
+    service, or will not stay so. *tag* and *tier* are None of a policy that was never read.
     """
 
     share: str
@@ -199,6 +209,8 @@ class Standing(_Document, frozen=True, tag_field="reply", tag="status"):
     rules_left_out: Count
     counters: dict[str, Count]
     reason: str | None = None
+    clients: tuple[Held, ...] = ()
+    max_clients: Count = 1
 
 
 class Listing(_Document, frozen=True, tag_field="reply", tag="list"):

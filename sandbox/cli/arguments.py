@@ -11,6 +11,16 @@ from virtiofs_sandbox.policies.places import control_directory, default_director
 from virtiofs_sandbox.policies.share import ShareError, check_tag
 
 
+class Version(argparse.Action):
+    """Looks the version up only when asked: reading package metadata takes longer than the rest of a start."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import importlib.metadata  # noqa: PLC0415 - for the same reason
+
+        print(f"virtiofs-sandbox {importlib.metadata.version('virtiofs-sandbox')}")
+        parser.exit()
+
+
 def add_policy_dir(parser: argparse.ArgumentParser) -> None:
     """--policy-dir; `policy_directory` gives its value."""
     parser.add_argument(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from virtiofs_sandbox.cli.output import Output
 from virtiofs_sandbox.cli.status import Status
 from virtiofs_sandbox.cli.text import complain
 from virtiofs_sandbox.confine import CannotConfineError, LaunchPlan, prepare, probe_host
+from virtiofs_sandbox.confine.lessening import lessened
 from virtiofs_sandbox.launcher import Launcher, Zygote
 from virtiofs_sandbox.policies.narrowing import Arguments, WideningError
 from virtiofs_sandbox.policies.offer import MissingArgumentError, Offer, offer
@@ -21,7 +23,8 @@ from virtiofs_sandbox.policies.sockets import make_directory
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError, SocketFile
 from virtiofs_sandbox.supervisor.reloader import Reload
 from virtiofs_sandbox.supervisor.resident import Control, run_share
-from virtiofs_sandbox.supervisor.service import StartError
+from virtiofs_sandbox.supervisor.service import Departure, StartError
+from virtiofs_sandbox.supervisor.spares import Spares
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.zygotes import Launching, Z
 
@@ -30,16 +33,56 @@ REFUSALS = (PolicyError, ShareError, WideningError, CannotConfineError, MissingA
 __all__ = ["REFUSALS", "MissingArgumentError", "bind", "check_sources", "hold", "listener", "serve", "serve_listener"]
 
 
+def listener(arguments: Arguments, wanted: Offer) -> Listener:
+    """The socket of an offer. Raises ListenError."""
+    if wanted.socket is None:
+        assert arguments.fd is not None  # noqa: S101 - for mypy: one of the two is there
+        return Listener.adopt(arguments.fd)
+    return bind(wanted.socket)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a command serves. *named* makes the name of the share in service out of the policy's.
+
+    *warm*: workers kept ready for a client that has not come. *once*: ends with the first client, unless the policy
+    says otherwise; *persistent*: whatever it says. *follow_cgroup* as in ActiveShare. *nofile* and *dropped* as in
+    `lessened`. *listen* makes the socket. *hints*: the start line comes with what to tell a monitor.
+    """
+
+    command: str = "run"
+    named: Callable[[str], str] = str
+    warm: int = 1
+    once: bool = False
+    persistent: bool = False
+    follow_cgroup: bool = False
+    nofile: int | None = None
+    dropped: int = 0
+    listen: Callable[[Arguments, Offer], Listener] = listener
+    hints: bool = True
+
+
 def serve(
-    arguments: Arguments, file: Path | None, directory: Path, *, control: Path, worker: Path, zygote: Zygote
+    arguments: Arguments,
+    file: Path | None,
+    directory: Path,
+    *,
+    control: Path,
+    worker: Path,
+    zygote: Zygote,
+    form: Form | None = None,
 ) -> int:
     """Returns the exit status. Raises MissingArgumentError, with the zygote closed as after any other refusal."""
+
+    form = form or Form()
 
     def settle() -> tuple[Offer, LaunchPlan]:
         """Policy, arguments and host, as they are now."""
         wanted = offer(arguments, file, directory)
         check_sources(wanted.share)
-        return wanted, prepare(wanted.share, probe_host(), worker=worker)
+        wanted = replace(wanted, share=replace(wanted.share, name=form.named(wanted.share.name)))
+        plan = prepare(wanted.share, probe_host(), worker=worker)
+        return wanted, lessened(plan, nofile=form.nofile, dropped=form.dropped)
 
     try:
         wanted, plan = settle()
@@ -48,10 +91,10 @@ def serve(
         raise
     except REFUSALS as error:
         zygote.close()
-        complain("run", error)
+        complain(form.command, error)
         return Status.WIDENS if isinstance(error, WideningError) else Status.FAILED
     for problem in wanted.broken:
-        complain("run", f"warning: another policy is out of order: {problem}")
+        complain(form.command, f"warning: another policy is out of order: {problem}")
 
     def reload() -> tuple[Share, LaunchPlan]:
         newer, plan = settle()
@@ -66,9 +109,10 @@ def serve(
         wanted,
         plan,
         launching,
-        lambda: listener(arguments, wanted),
+        lambda: form.listen(arguments, wanted),
         control=control,
         reload=reload if wanted.policy is not None else None,
+        form=form,
     )
 
 
@@ -80,12 +124,16 @@ def hold(
     *,
     control: Path,
     reload: Reload | None = None,
+    form: Form | None = None,
 ) -> int:
     """Serves until a signal; returns the exit status. SIGHUP reloads where there is something to.
 
     The control socket is made in the directory *control*.
     """
-    output = Output(wanted.share)
+    form = form or Form()
+    output = Output(wanted.share, hints=form.hints)
+    persistent = form.persistent or not form.once or bool(wanted.policy and wanted.policy.persistent)
+    departures: list[Departure] = []
     try:
         clean = asyncio.run(
             run_share(
@@ -101,20 +149,15 @@ def hold(
                     lambda: control_listener(wanted.share.name, control),
                     None if wanted.policy is None else wanted.policy.file,
                 ),
+                spares=Spares(form.warm),
+                once=None if persistent else departures.append,
+                follow_cgroup=form.follow_cgroup,
             )
         )
     except (ListenError, StartError) as error:
-        complain("run", error)
+        complain(form.command, error)
         return Status.FAILED
-    return Status.DONE if clean else Status.FAILED
-
-
-def listener(arguments: Arguments, wanted: Offer) -> Listener:
-    """The socket of an offer. Raises ListenError."""
-    if wanted.socket is None:
-        assert arguments.fd is not None  # noqa: S101 - for mypy: one of the two is there
-        return Listener.adopt(arguments.fd)
-    return bind(wanted.socket)
+    return _status(departures) if clean else Status.FAILED
 
 
 def bind(socket: Socket, *, instead_of: Listener | None = None) -> Listener:
@@ -122,6 +165,16 @@ def bind(socket: Socket, *, instead_of: Listener | None = None) -> Listener:
     if socket.path.parent == socket_directory():
         _make_directory(socket.path.parent, socket.path, "share.socket or --socket")
     return Listener.bind(SocketFile(socket.path, socket.mode, socket.group), instead_of=instead_of)
+
+
+def _status(departures: Sequence[Departure]) -> Status:
+    """A client that left because it was told to, or was broken, is another matter than one that nobody served."""
+    for departure in departures:
+        if departure.protocol_error:
+            return Status.PROTOCOL
+        if not departure.clean:
+            return Status.FAILED
+    return Status.DONE
 
 
 def control_listener(share: str, directory: Path) -> Listener:

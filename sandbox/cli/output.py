@@ -21,10 +21,12 @@ from virtiofs_sandbox.supervisor.loglines import printable
 class Output:
     """Shows the events of each share up to its log level, which a reload may change."""
 
-    def __init__(self, share: Share | None = None) -> None:
-        """*share* is the one whose level holds for what happens before it listens; without, there are several."""
+    def __init__(self, share: Share | None = None, *, hints: bool = True) -> None:
+        """*share* is the one whose level holds for what happens before it listens; without, there are several. Without
+        *hints* nobody is told what to say to a monitor.
+        """
         self._levels = {} if share is None else {share.name: share.log_level}
-        self._hints = share is not None
+        self._hints = hints and share is not None
 
     def show(self, event: Event) -> None:
         match event:

@@ -124,9 +124,11 @@ def execute(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
 
 
 def find_worker(wanted: Path | None) -> Path:
-    """The worker binary: *wanted*, or the one installed beside this command."""
+    """The worker binary: *wanted*, or the one that `make install` put above this package, or pip beside this command."""
+    above = Path(__file__).parents[3] / WORKER
     beside = Path(sys.argv[0]).resolve().parent / WORKER
-    candidates = [wanted] if wanted is not None else [beside, Path(sysconfig.get_path("scripts")) / WORKER]
+    scripts = Path(sysconfig.get_path("scripts")) / WORKER
+    candidates = [wanted] if wanted is not None else [above, beside, scripts]
     for candidate in candidates:
         if candidate.is_file() and os.access(candidate, os.X_OK):
             return candidate.resolve()

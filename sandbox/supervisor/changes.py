@@ -21,6 +21,7 @@ from virtiofs_sandbox.policies.share import Child, RequestLimits, Share
 class Reach(enum.Enum):
     """From the change that needs least to the one that cannot be made."""
 
+    SERVICE = "the supervisor alone goes by it"
     GROUPS = "the running jail's control groups take it over"
     SETTINGS = "the running worker takes it over"
     MOUNTS = "the running jail takes it over, by mounts and then its worker"
@@ -36,6 +37,8 @@ REACH: Mapping[str, Reach] = MappingProxyType(
     {
         # Log lines, control groups and the control socket go by it.
         "name": Reach.NONE,
+        "max_clients": Reach.SERVICE,
+        "stuck_after": Reach.SERVICE,
         "control": Reach.GROUPS,
         "log_level": Reach.SETTINGS,
         "paths": Reach.SETTINGS,
@@ -60,7 +63,15 @@ REACH: Mapping[str, Reach] = MappingProxyType(
 
 
 # As the policy calls it.
-_SAID: Mapping[str, str] = MappingProxyType({"limits": "limits.requests", "control": "limits", "group": "limits.group"})
+_SAID: Mapping[str, str] = MappingProxyType(
+    {
+        "limits": "limits.requests",
+        "control": "limits",
+        "group": "limits.group",
+        "max_clients": "share.max_clients",
+        "stuck_after": "worker.stuck_after",
+    }
+)
 
 
 @dataclass(frozen=True)

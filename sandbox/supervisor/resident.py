@@ -22,6 +22,7 @@ from virtiofs_sandbox.supervisor.control import ControlSocket
 from virtiofs_sandbox.supervisor.denials import Denials
 from virtiofs_sandbox.supervisor.events import (
     Event,
+    LastClientLeft,
     NoControlSocket,
     Sink,
     SocketUnclaimed,
@@ -34,6 +35,7 @@ from virtiofs_sandbox.supervisor.listener import Listener, ListenError
 from virtiofs_sandbox.supervisor.notify import Notifier
 from virtiofs_sandbox.supervisor.reloader import Reload
 from virtiofs_sandbox.supervisor.routing import Household, Routing
+from virtiofs_sandbox.supervisor.service import Departure
 from virtiofs_sandbox.supervisor.spares import Spares
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.zygotes import Launching, Z, Zygotes
@@ -122,8 +124,11 @@ async def run_share(
     control: Control | None = None,
     budgets: Path | None = None,
     spares: Spares | None = None,
+    once: Callable[[Departure], None] | None = None,
+    follow_cgroup: bool = False,
 ) -> bool:
-    """Serves *share* until a signal. False when something was left behind.
+    """Serves *share* until a signal, or *once*, until the first client has left, and tells how it went. False when
+    something was left behind.
 
     Its control groups are there before its first jail and gone after its last. *listen* is called once a worker is
     warm. *reload* is called on SIGHUP, from then on, and when asked for by way of *control*; what it raises refuses the
@@ -134,10 +139,17 @@ async def run_share(
     denials = Denials(sink)
     spares = Spares(1) if spares is None else spares
     common = Common(zygotes, denials, sink, timing, budgets or group_directory(), refusals, spares)
-    active = ActiveShare(share, plan, common, reload=reload, policy=None if control is None else control.policy)
+    active = ActiveShare(
+        share,
+        plan,
+        common,
+        reload=reload,
+        policy=None if control is None else control.policy,
+        follow_cgroup=follow_cgroup,
+    )
     asked: ControlSocket | None = None
     with denials, _Wishes(reloads=reload is not None) as wishes:
-        wait = asyncio.ensure_future(wishes.stop())
+        wait = asyncio.ensure_future(_end(wishes, active, once))
         clean = True
         try:
             if await _done_before(active.start(), wait):
@@ -146,7 +158,7 @@ async def run_share(
                 asked = None if control is None else _control_socket(control, active, wishes, sink)
                 active.listen(listener)
                 await _reload_until(wait, wishes, active.reloader.reload)
-            sink(Stopping(share.name, wait.result(), timing.stop_grace))
+            sink(_farewell(share.name, wait.result(), timing))
         finally:
             wait.cancel()
             clean = await _stop(active, wishes, timing.stop_grace)
@@ -338,6 +350,30 @@ class _Lodger:
         self.stop_all(by)
 
 
+async def _end(wishes: _Wishes, active: ActiveShare, once: Callable[[Departure], None] | None) -> str | Departure:
+    """What ends the service."""
+    stop = asyncio.ensure_future(wishes.stop())
+    if once is None:
+        return await stop
+    left = asyncio.ensure_future(active.service.departure())
+    waiting: set[asyncio.Future[Any]] = {stop, left}
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for future in waiting:
+            future.cancel()
+    if stop.done() and not stop.cancelled():
+        return stop.result()
+    once(left.result())
+    return left.result()
+
+
+def _farewell(share: str, end: str | Departure, timing: Timing) -> Event:
+    if isinstance(end, Departure):
+        return LastClientLeft(share, end.reason)
+    return Stopping(share, end, timing.stop_grace)
+
+
 def _control_socket(control: Control, active: ActiveShare, wishes: _Wishes, sink: Sink) -> ControlSocket | None:
     """None, and a warning, where it cannot be made: the share is served all the same."""
     try:
@@ -350,14 +386,14 @@ def _control_socket(control: Control, active: ActiveShare, wishes: _Wishes, sink
 
 
 async def _reload_until(
-    stop: asyncio.Future[str], wishes: _Wishes, reload: Callable[[], Coroutine[Any, Any, object]]
+    stop: asyncio.Future[Any], wishes: _Wishes, reload: Callable[[], Coroutine[Any, Any, object]]
 ) -> None:
     while not stop.done():
         if await _done_before(wishes.reload(), stop):
             await _done_before(reload(), stop)
 
 
-async def _done_before(work: Coroutine[Any, Any, object], stop: asyncio.Future[str]) -> bool:
+async def _done_before(work: Coroutine[Any, Any, object], stop: asyncio.Future[Any]) -> bool:
     """Whether *work* is done; False when *stop* came first. Raises what *work* raises."""
     task = asyncio.ensure_future(work)
     waiting: set[asyncio.Future[Any]] = {task, stop}
