@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from virtiofs_sandbox.policies import control, values
+from virtiofs_sandbox.policies import control, programs, values
 from virtiofs_sandbox.policies.document import (
     BudgetTable,
     CacheTable,
@@ -25,6 +25,7 @@ from virtiofs_sandbox.policies.document import (
     MemoryTable,
     PathsTable,
     PidsTable,
+    ProgramTable,
     RangeTable,
     RequestRatesTable,
     RequestsTable,
@@ -53,6 +54,7 @@ from virtiofs_sandbox.policies.share import (
     Membership,
     MemoryLimits,
     PathRules,
+    Program,
     Rates,
     RequestLimits,
     Sandbox,
@@ -113,6 +115,8 @@ class _Settling:
         if group is not None:
             self._within(group, limits, control_limits.disk)
         socket = self._socket(share, name)
+        program = self._program(_or(document.worker, WorkerTable()).program, group)
+        queues = Share.queues if program is None else 1
         if self.problems:
             raise PolicyError(self.problems)
         return Policy(
@@ -125,7 +129,7 @@ class _Settling:
                 timeout=timeout,
                 writeback=writeback,
                 xattr=_or(share.xattr, False),
-                queues=_or(_or(document.worker, WorkerTable()).queues, Share.queues),
+                queues=_or(_or(document.worker, WorkerTable()).queues, queues),
                 log_level=LogLevel(_or(share.log_level, LogLevel.INFO.value)),
                 children=children,
                 paths=paths,
@@ -137,6 +141,7 @@ class _Settling:
                 limits=limits,
                 control=control_limits,
                 group=group,
+                program=program,
             ),
             socket=socket,
             file=self.file,
@@ -326,6 +331,27 @@ class _Settling:
                         f"limits.{table}.{name}",
                         f"{show(rate)} is above the parent's: {parent} ({where}) is {show(most)} for all of the group",
                     )
+
+    def _program(self, said: str | ProgramTable | UnsetType, group: Membership | None) -> Program | None:
+        if isinstance(said, UnsetType):
+            return None
+        table = ProgramTable(path=said) if isinstance(said, str) else said
+        if (table.loader is UNSET) != (table.libraries is UNSET):
+            self._report("worker.program", "accepted: both loader and libraries, or none of them")
+        for key, sentence in programs.conflicts(self.merged.values):
+            self._report(key, sentence)
+        if group is not None and group.requests != Rates():
+            self._report(
+                "limits.group.name",
+                f"worker.program counts no requests, and the group {values.quoted(group.name)} has a budget of them; "
+                "accepted: a group with a budget of the disk alone",
+            )
+        return Program(
+            path=Path(self._needed(table.path, "worker.program", "path, an absolute path")),
+            loader=_of(table.loader, values.absolute_path),
+            libraries=tuple(map(values.absolute_path, _or(table.libraries, ()))),
+            arguments=_or(table.arguments, ()),
+        )
 
     def _socket(self, share: ShareTable, name: str) -> Socket:
         # A path alone was made a table of one when the files were merged.

@@ -222,6 +222,20 @@ class Membership:
 
 
 @dataclass(frozen=True)
+class Program:
+    """A virtiofsd that serves in the place of our own worker.
+
+    *loader* runs it instead of the one that it names itself, with libraries from the directories *libraries* alone;
+    None: as the system would. *arguments* are options of its own that no key of a policy stands for.
+    """
+
+    path: Path
+    loader: Path | None = None
+    libraries: tuple[Path, ...] = ()
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Child:
     """One directory of a tree share, seen as *name* in the share's root."""
 
@@ -236,7 +250,8 @@ class Share:
 
     *name* stands in log lines; *source* is None exactly where *children* make the tree. *tag* is what the guest mounts
     by, 1 to 36 bytes of UTF-8 (virtio 1.3, section 5.11.4); *timeout* is how long the guest may cache names and
-    attributes, in seconds, None by cache mode; *queues* is the number of request queues offered, 1 to 8.
+    attributes, in seconds, None by cache mode; *queues* is the number of request queues offered, 1 to 8. *program*
+    None: our own worker serves.
     """
 
     name: str
@@ -256,6 +271,7 @@ class Share:
     limits: RequestLimits | None = None
     control: ControlLimits = ControlLimits()
     group: Membership | None = None
+    program: Program | None = None
 
     def __post_init__(self) -> None:
         check_tag(self.tag)

@@ -54,12 +54,16 @@ REACH: Mapping[str, Reach] = MappingProxyType(
         "writeback": Reach.JAIL,
         "xattr": Reach.JAIL,
         "queues": Reach.JAIL,
+        # Settled when the jail is made.
+        "program": Reach.JAIL,
     }
 )
 
 
 # As the policy calls it.
-_SAID: Mapping[str, str] = MappingProxyType({"limits": "limits.requests", "control": "limits", "group": "limits.group"})
+_SAID: Mapping[str, str] = MappingProxyType(
+    {"limits": "limits.requests", "control": "limits", "group": "limits.group", "program": "worker.program"}
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,9 @@ def changes(old: Share, new: Share) -> tuple[Change, ...]:
         if before == after:
             continue
         if reach is Reach.MOUNTS and not (old.children and new.children):
-            reach = Reach.JAIL  # noqa: PLW2901 - the exception to the table
+            reach = Reach.JAIL  # noqa: PLW2901 - an exception to the table
+        if (old.program or new.program) and reach in (Reach.SETTINGS, Reach.MOUNTS):
+            reach = Reach.JAIL  # noqa: PLW2901 - another: such a program is told nothing once it runs
         found.append(Change(field, reach, "; ".join(_words(_SAID.get(field, field), before, after))))
     return tuple(found)
 
