@@ -35,6 +35,7 @@ from virtiofs_sandbox.confine.calls import (
     Group,
     Needs,
     Where,
+    merged,
     of_kind,
     one_of,
     within,
@@ -162,6 +163,7 @@ _ALWAYS = (
     Call("syncfs", "SYNCFS"),
 )
 _WRITING = (
+    Call("openat", "CREATE", ((Where(2, 0, O_TMPFILE_BIT),),)),
     Call("pwrite64", "WRITE"),
     Call("pwritev", "WRITE, newer releases"),
     Call("pwritev2", "WRITE"),
@@ -212,4 +214,5 @@ DEADLY = tuple(name for name in KILLED if name not in _NEEDED)
 
 
 def allowed(needs: Needs) -> tuple[Call, ...]:
-    return tuple(call for group in GROUPS if group.needed(needs) for call in group.calls)
+    """What a share with these *needs* takes, each call once."""
+    return merged(call for group in GROUPS if group.needed(needs) for call in group.calls)
