@@ -80,6 +80,7 @@ def _share(policy: Policy) -> Iterable[_Said]:
     yield ("share", "socket", "path"), _path(socket.path), ""
     yield ("share", "socket", "mode"), f"{socket.mode:04o}", ""
     yield ("share", "socket", "group"), socket.group, "the caller's"
+    yield ("share", "max_clients"), share.max_clients, ""
     yield ("share", "xattr"), share.xattr, ""
     yield ("share", "log_level"), share.log_level.value, ""
 
@@ -124,6 +125,8 @@ def _rest(share: Share) -> Iterable[_Said]:
     yield ("sandbox", "seccomp"), share.sandbox.seccomp.value, ""
     yield ("worker", "program"), _program(share.program), "our own worker"
     yield ("worker", "queues"), share.queues, ""
+    stuck_after = "never" if share.stuck_after is None else f"{round(share.stuck_after * 1000)}ms"
+    yield ("worker", "stuck_after"), stuck_after, ""
 
 
 def _program(program: Program | None) -> str | dict[str, Any] | None:

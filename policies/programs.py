@@ -49,5 +49,7 @@ def conflicts(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield key, f"worker.program cannot carry it out: {_OURS_ALONE[ours]}"
     if said.get("worker.queues", 1) != 1:
         yield "worker.queues", "worker.program offers one request queue; accepted: 1"
+    if said.get("worker.stuck_after", "never") != "never":
+        yield "worker.stuck_after", 'worker.program does not say what it is at; accepted: "never"'
     if said.get("identity.unmapped") == "squash":
         yield "identity.unmapped", 'worker.program cannot carry it out; accepted: "forbid", or map = "squash"'

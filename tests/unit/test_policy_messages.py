@@ -290,10 +290,21 @@ RESERVED = [
     single("known but not yet: a table", f"{SHARE}[limits.open_files]\nmax = 5\n"),
     single(
         "known but not yet: keys",
-        f"{SHARE}posix_acl = true\nxattrmap = []\nmax_clients = 2\n[cache]\ndirect_io = true\n"
+        f"{SHARE}posix_acl = true\nxattrmap = []\n[cache]\ndirect_io = true\n"
         "[identity]\ntranslate = []\n[sandbox]\nuser_namespace = false\n[worker]\npoll-budget = 1\n",
     ),
     single("known but not yet: of a socket", SHARE + 'socket = { owner = "root", label = "x" }\n'),
+]
+
+CLIENTS = [
+    single("several clients and a cache for one", f'{SHARE}max_clients = 2\n[cache]\nintent = "exclusive"\n'),
+    single("several clients and writeback", f"{SHARE}max_clients = 2\n[cache]\nwriteback = true\n"),
+    single(
+        "several clients and limits too low for each",
+        f'{SHARE}max_clients = 64\n[limits.requests]\nread = "512KiB/s"\nwrite-ops = "63/s"\n[limits.pids]\nmax = 64\n',
+    ),
+    single("no number of clients", f"{SHARE}max_clients = 0\n"),
+    single("no time to be stuck after", f'{SHARE}[worker]\nstuck_after = "1s"\n'),
 ]
 
 DISK1 = '[groups.disk1.requests]\nread = "10MiB/s"\nmetadata-ops = "500/s"\n[groups.disk1.disk]\nwrite = "5MiB/s"\n'
@@ -525,6 +536,7 @@ SECTIONS = {
     "Keys and types": KEYS,
     "Values": VALUES,
     "Known, but not in this version": RESERVED,
+    "More than one client": CLIENTS,
     "What does not go together": TOGETHER,
     "Budgets of several shares": GROUPS,
     "Several files": SEVERAL,
