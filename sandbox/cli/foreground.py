@@ -76,7 +76,7 @@ def serve(
     *,
     control: Path,
     metrics: MetricsAddress | None = None,
-    worker: Path,
+    worker: Path | None,
     zygote: Zygote,
     form: Form | None = None,
     log_format: LogForm | None = None,

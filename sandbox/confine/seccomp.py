@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
-from virtiofs_sandbox.confine import calls
+from virtiofs_sandbox.confine import calls, stockcalls
 from virtiofs_sandbox.confine.calls import Call, Needs, Role
 from virtiofs_sandbox.confine.plan import RoleFilters
 from virtiofs_sandbox.policies.share import Access, SeccompAction, Share
@@ -89,6 +89,21 @@ def role_programs(needs: Needs = EVERYTHING, refusal: Refusal = Refusal.ERRNO) -
         for role in Role
     }
     return RoleFilters(**programs)
+
+
+def stock_program(key: int, needs: Needs = EVERYTHING, refusal: Refusal = Refusal.ERRNO) -> bytes:
+    """The program of a jail in which a stock virtiofsd serves; there is no second stage."""
+    return _compiled((*stockcalls.allowed(needs), calls.execveat(key)), stockcalls.DEADLY, refusal)
+
+
+def waiting_program() -> bytes:
+    """The program for accept(2): the call waits until the supervisor answers it, if the other program allows it."""
+    import pyseccomp  # noqa: PLC0415
+
+    compiled = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+    compiled.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
+    compiled.add_rule(pyseccomp.NOTIFY, stockcalls.ACCEPTING.name)
+    return _exported(compiled)
 
 
 @functools.cache
