@@ -342,6 +342,14 @@ ROWS = (
         lambda arguments, policy: None,
     ),
     Row(
+        "--metrics",
+        "site.metrics",
+        {Effect.NEUTRAL: ""},
+        "Counts and names of what the caller's own process serves, for whoever is on this machine; the guest gets "
+        "nothing by it (docs/metrics.md).",
+        lambda arguments, policy: None,
+    ),
+    Row(
         "--minimum",
         "sandbox.minimum",
         {Effect.NARROWS: "a stronger tier", Effect.WIDENS: "a weaker one"},

@@ -22,6 +22,7 @@ from virtiofs_sandbox.policies.policy import Socket
 from virtiofs_sandbox.policies.problems import PolicyError
 from virtiofs_sandbox.policies.share import Share, ShareError, resolve_source
 from virtiofs_sandbox.policies.sockets import make_directory
+from virtiofs_sandbox.policies.values import MetricsAddress
 from virtiofs_sandbox.supervisor.activation import PassedSockets
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError, SocketFile
 from virtiofs_sandbox.supervisor.notify import Notifier
@@ -74,7 +75,8 @@ def serve(
     directory: Path,
     *,
     control: Path,
-    worker: Path,
+    metrics: MetricsAddress | None = None,
+    worker: Path | None,
     zygote: Zygote,
     form: Form | None = None,
     log_format: LogForm | None = None,
@@ -123,6 +125,7 @@ def serve(
         launching,
         lambda: form.listen(arguments, wanted, sockets),
         control=control,
+        metrics=metrics,
         reload=reload if wanted.policy is not None else None,
         form=form,
         log_format=log_format,
@@ -137,6 +140,7 @@ def hold(
     listen: Callable[[], Listener],
     *,
     control: Path,
+    metrics: MetricsAddress | None = None,
     reload: Reload | None = None,
     form: Form | None = None,
     log_format: LogForm | None = None,
@@ -144,7 +148,7 @@ def hold(
 ) -> int:
     """Serves until a signal; returns the exit status. SIGHUP reloads where there is something to.
 
-    The control socket is made in the directory *control*.
+    The control socket is made in the directory *control*; Prometheus is told on *metrics*.
     """
     form = form or Form()
     recent = Recent()
@@ -171,6 +175,7 @@ def hold(
                 follow_cgroup=form.follow_cgroup,
                 recent=recent,
                 notifier=notifier,
+                metrics=metrics,
             )
         )
     except (ListenError, StartError) as error:

@@ -542,6 +542,18 @@ class NoControlSocket(Event):
 
 
 @dataclass(frozen=True)
+class MetricsFailed(Event):
+    """The shares are served all the same."""
+
+    reason: str
+
+    _LEVEL = LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return f"metrics: {self.reason}"
+
+
+@dataclass(frozen=True)
 class ControlRefused(Event):
     """Somebody asked who may not."""
 

@@ -130,6 +130,13 @@ class Service:
         return all(slot.settled for slot in self.slots)
 
     @property
+    def state(self) -> str:
+        """That of its worker, as docs/control.md has it."""
+        if self.slot is None:
+            return "stopping" if self._stopping else "idle"
+        return self.slot.state.name.lower()
+
+    @property
     def stopping(self) -> bool:
         return self._stopping
 
