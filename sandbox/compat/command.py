@@ -21,6 +21,7 @@ from virtiofs_sandbox.compat.parsing import UsageError, parse
 from virtiofs_sandbox.policies.narrowing import Arguments
 from virtiofs_sandbox.policies.places import control_directory, default_directory
 from virtiofs_sandbox.policies.share import ShareError, resolve_source
+from virtiofs_sandbox.supervisor import footprint
 
 if TYPE_CHECKING:
     from virtiofs_sandbox.policies.offer import Offer
@@ -105,6 +106,7 @@ def _serve(request: Request) -> int:
     except LaunchError as error:
         complain(AS, error)
         return Status.FAILED
+    footprint.load_asyncio()
     from virtiofs_sandbox.cli import foreground  # noqa: PLC0415
     from virtiofs_sandbox.compat.pidfile import PidFile  # noqa: PLC0415
 

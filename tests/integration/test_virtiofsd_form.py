@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import struct
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import pytest
 from virtiofs_sandbox.cgroups.hierarchies import UNIFIED, mounts
+from virtiofs_sandbox.confine import capabilities
+from virtiofs_sandbox.confine.capabilities import Capability
 
 from tests.cgroups.site import Site
 from tests.environments import ENVIRONMENTS, unavailable
@@ -23,7 +26,7 @@ from tests.guest.frontend import FrontEnd
 from tests.guest.fuse import Opcode
 from tests.guest.vhost import Channel, ProtocolFeature, Request
 from tests.integration.running import ROOT, children, process_name
-from tests.integration.virtiofsd import Daemon, listening, with_pid_file, with_standard_error
+from tests.integration.virtiofsd import PROGRAM, Daemon, listening, with_pid_file, with_standard_error
 from tests.unit.generated import section_holds
 
 WORKER = "virtiofs-worker"
@@ -232,6 +235,39 @@ def test_what_is_wrong_has_a_status_and_a_sentence(options: list[str], status: i
         assert log.startswith("virtiofs-sandbox as virtiofsd: ")
         assert log.count("\n") == 1
         assert running.output.read_text() == ""
+
+
+def test_what_is_taken_from_the_worker_it_does_not_have(place: Path, path: Path) -> None:
+    with inherited(place, path, "--rlimit-nofile=600", "--modcaps=-setuid:-mknod") as running:
+
+        def look(_: FrontEnd) -> None:
+            (worker,) = running.of(2, WORKER)
+            limits = Path(f"/proc/{worker}/limits").read_text()
+            assert [line.split()[3:5] for line in limits.splitlines() if line.startswith("Max open files")] == [
+                ["600"] * 2
+            ]
+            held = int(Path(f"/proc/{worker}/status").read_text().partition("CapEff:")[2].split()[0], 16)
+            assert not held & capabilities.mask(Capability.SETUID)
+            assert held & capabilities.mask(Capability.SETGID)
+
+        running.serves(path, look)
+        assert running.status() == 0
+
+
+def test_a_daemon_is_asked_and_told_by_its_name(place: Path, path: Path) -> None:
+    policies(place, data='access = "read-only"')
+    with inherited(place, path) as running, FrontEnd.connect(path) as guest:
+        guest.start()
+        guest.init()
+
+        def ask(*words: str) -> str:
+            command = [PROGRAM, *words, f"--control-dir={running.control}"]
+            return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+
+        assert "data@web-fs0" in ask("status")
+        policies(place, data='access = "read-only"\nlog_level = "debug"')
+        assert "log_level" in ask("reload", "data@web-fs0")
+        assert guest.serves()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
