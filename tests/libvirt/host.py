@@ -21,13 +21,13 @@ from tests.libvirt.namespace import WRITABLE
 
 # What a Debian package of libvirt makes: the user QEMU runs as, in the group that may use /dev/kvm; and an ordinary user
 # with a range of ids.
-QEMU_USER, KVM_GROUP, SHARER = 64055, 64056, 61234
+QEMU_USER, KVM_GROUP, SHARER, FIRST_SUBORDINATE = 64055, 64056, 61234, 300_000
 ACCOUNTS = {
     "passwd": f"libvirt-qemu:x:{QEMU_USER}:{KVM_GROUP}::/var/lib/libvirt:/usr/sbin/nologin\n"
     f"sharer:x:{SHARER}:{SHARER}::/home/sharer:/bin/sh\n",
     "group": f"libvirt-qemu:x:{QEMU_USER}:\nkvm:x:{KVM_GROUP}:libvirt-qemu\nsharer:x:{SHARER}:\n",
-    "subuid": "sharer:300000:65536\n",
-    "subgid": "sharer:300000:65536\n",
+    "subuid": f"sharer:{FIRST_SUBORDINATE}:65536\n",
+    "subgid": f"sharer:{FIRST_SUBORDINATE}:65536\n",
 }
 GUEST = "/srv/guest"
 
@@ -68,18 +68,18 @@ class Host:
         enter = ["nsenter", f"--target={self._first}", "--mount", "--pid", "--wd=/", "--"]
         return [*enter, "env", "-i", *environment, *become, *words]
 
-    def run(self, *words: str, user: int = 0, seconds: float = 60, given: str = "") -> str:
+    def run(self, *words: str, user: int = 0, seconds: float = 60) -> str:
         """Runs it to its end and returns what it printed. Raises HostError, subprocess.TimeoutExpired."""
-        done = self.attempt(*words, user=user, seconds=seconds, given=given)
+        done = self.attempt(*words, user=user, seconds=seconds)
         if done.returncode:
             raise HostError(f"{' '.join(words)}: status {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
 
     def attempt(
-        self, *words: str, user: int = 0, seconds: float = 60, given: str = ""
+        self, *words: str, user: int = 0, seconds: float = 60
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(*words, user=user), input=given, capture_output=True, text=True, check=False, timeout=seconds
+            self.command(*words, user=user), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=seconds
         )
 
     def start_process(self, *words: str, log: Path, user: int = 0) -> subprocess.Popen[bytes]:
@@ -148,6 +148,7 @@ class Host:
             os.chown(folder, SHARER, SHARER)
             folder.chmod(0o700)
         self.path("/run/agents").mkdir()
+        self.path("/run/agents").chmod(0o1777)
         # libvirt asks every QEMU it finds what it can do, for seconds: one is enough. (This is how an overlay takes a file away.)
         masked = self.work / "layer" / "usr" / "bin" / "qemu-system-i386"
         masked.parent.mkdir(parents=True)
