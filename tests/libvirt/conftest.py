@@ -54,9 +54,7 @@ def new_host(work: Path, installed: Path, version: str) -> Host:
 
 
 @pytest.fixture(scope="session", params=VERSIONS)
-def host(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, installed: Path
-) -> Iterator[Host]:
+def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, installed: Path) -> Iterator[Host]:
     """Directories below /srv and the policies of the documents are there."""
     yield from _started(new_host(tmp_path_factory.mktemp("host"), installed, request.param))
 

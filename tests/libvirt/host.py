@@ -75,11 +75,14 @@ class Host:
             raise HostError(f"{' '.join(words)}: status {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
 
-    def attempt(
-        self, *words: str, user: int = 0, seconds: float = 60
-    ) -> subprocess.CompletedProcess[str]:
+    def attempt(self, *words: str, user: int = 0, seconds: float = 60) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(*words, user=user), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=seconds
+            self.command(*words, user=user),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
         )
 
     def start_process(self, *words: str, log: Path, user: int = 0) -> subprocess.Popen[bytes]:
