@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 from virtiofs_sandbox.policies import control, values
-from virtiofs_sandbox.policies.share import MAX_QUEUES
+from virtiofs_sandbox.policies.share import MAX_CLIENTS, MAX_QUEUES
 
 DEFAULT_WARM = 32
 MAX_WARM = 4096
@@ -107,6 +107,17 @@ class ShareTable(_Table, frozen=True):
             "an absolute path, or a table of path, mode and group",
             "each as below",
             parse=values.absolute_path,
+        ),
+    ] = UNSET
+    max_clients: Annotated[
+        int | UnsetType,
+        _key(
+            "How many monitors are served at once, each in a jail of its own. They divide the limits on requests.",
+            f"1 to {MAX_CLIENTS}",
+            "1",
+            parse=values.between(1, MAX_CLIENTS),
+            minimum=1,
+            maximum=MAX_CLIENTS,
         ),
     ] = UNSET
     xattr: Annotated[
@@ -476,6 +487,16 @@ class WorkerTable(_Table, frozen=True):
             maximum=MAX_QUEUES,
         ),
     ] = UNSET
+    stuck_after: Annotated[
+        str | UnsetType,
+        _key(
+            "A worker with a request in flight for longer is stuck: told of, and replaced unless the kernel waits for "
+            "the storage on its behalf.",
+            'a duration, "10s" to "24h", or "never"',
+            '"60s"',
+            parse=values.stuck_after,
+        ),
+    ] = UNSET
 
 
 class SiteTable(_Table, frozen=True):
@@ -542,7 +563,6 @@ RESERVED = {
     "share.posix_acl": "POSIX access control lists",
     "share.xattrmap": "other names for extended attributes",
     "share.security_label": "labels that guests give to new files",
-    "share.max_clients": "several monitors on one share",
     "share.immutable": "a promise that nobody changes the files",
     "share.submounts": "telling the guest of file systems mounted in the share",
     "share.socket.owner": "another owner for the socket",

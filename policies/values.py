@@ -167,6 +167,11 @@ def max_delay(text: str) -> float:
     return within(text, 0.001, MAX_DURATION, '"1ms" to "24h"')
 
 
+def stuck_after(text: str) -> float | None:
+    """Seconds, None for never."""
+    return None if text == "never" else within(text, 10.0, MAX_DURATION, '"10s" to "24h", or "never"')
+
+
 def within(text: str, shortest: float, longest: float, accepted: str) -> float:
     """Seconds, of a duration between two."""
     seconds = duration(text)

@@ -7,6 +7,7 @@ import grp
 import os
 from pathlib import Path
 
+from virtiofs_sandbox.cli.logform import LogForm
 from virtiofs_sandbox.policies.places import control_directory, default_directory
 from virtiofs_sandbox.policies.share import ShareError, check_tag
 
@@ -48,6 +49,11 @@ def add_share(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
     add_control_dir(parser)
 
 
+def add_now(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """--now."""
+    parser.add_argument("--now", action="store_true", help=meaning)
+
+
 def add_control_dir(parser: argparse.ArgumentParser) -> None:
     """--control-dir; `control_directory_of` gives its value."""
     parser.add_argument(
@@ -62,6 +68,18 @@ def add_control_dir(parser: argparse.ArgumentParser) -> None:
 def control_directory_of(options: argparse.Namespace) -> Path:
     """Where control sockets are."""
     return control_directory() if options.control_dir is None else Path(os.path.abspath(options.control_dir))
+
+
+def add_log_format(parser: argparse.ArgumentParser) -> None:
+    """--log-format; output.form_of gives what its value comes to."""
+    parser.add_argument(
+        "--log-format",
+        type=LogForm,
+        choices=list(LogForm),
+        metavar="{text,json,journal}",
+        help="lines for people or JSON on standard error, or systemd's journal "
+        "(default: journal where standard error leads there, else text)",
+    )
 
 
 def tag(text: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from virtiofs_sandbox.cli.output import Output
+from virtiofs_sandbox.cli.logform import LogForm
+from virtiofs_sandbox.cli.output import Output, form_of
 from virtiofs_sandbox.cli.status import Status
 from virtiofs_sandbox.cli.text import complain
 from virtiofs_sandbox.confine import CannotConfineError, LaunchPlan, prepare, probe_host
@@ -15,11 +17,15 @@ from virtiofs_sandbox.confine.lessening import lessened
 from virtiofs_sandbox.launcher import Launcher, Zygote
 from virtiofs_sandbox.policies.narrowing import Arguments, WideningError
 from virtiofs_sandbox.policies.offer import MissingArgumentError, Offer, offer
-from virtiofs_sandbox.policies.places import control_directory, control_socket, socket_directory
+from virtiofs_sandbox.policies.places import control_directory, control_socket, serve_socket, socket_directory
+from virtiofs_sandbox.policies.policy import Socket
 from virtiofs_sandbox.policies.problems import PolicyError
 from virtiofs_sandbox.policies.share import Share, ShareError, resolve_source
 from virtiofs_sandbox.policies.sockets import make_directory
+from virtiofs_sandbox.supervisor.activation import PassedSockets
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError, SocketFile
+from virtiofs_sandbox.supervisor.notify import Notifier
+from virtiofs_sandbox.supervisor.recent import Recent
 from virtiofs_sandbox.supervisor.reloader import Reload
 from virtiofs_sandbox.supervisor.resident import Control, run_share
 from virtiofs_sandbox.supervisor.service import Departure, StartError
@@ -27,19 +33,18 @@ from virtiofs_sandbox.supervisor.spares import Spares
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.zygotes import Launching, Z
 
-_REFUSALS = (PolicyError, ShareError, WideningError, CannotConfineError, MissingArgumentError)
+REFUSALS = (PolicyError, ShareError, WideningError, CannotConfineError, MissingArgumentError)
 
-__all__ = ["MissingArgumentError", "hold", "listener", "serve"]
+__all__ = ["REFUSALS", "MissingArgumentError", "bind", "check_sources", "hold", "listener", "serve", "serve_listener"]
 
 
-def listener(arguments: Arguments, wanted: Offer) -> Listener:
-    """The socket of an offer. Raises ListenError."""
+def listener(arguments: Arguments, wanted: Offer, passed: PassedSockets | None = None) -> Listener:
+    """The socket of an offer, passed to us or to be made. Raises ListenError."""
     if wanted.socket is None:
         assert arguments.fd is not None  # noqa: S101 - for mypy: one of the two is there
         return Listener.adopt(arguments.fd)
-    if wanted.socket.path.parent == socket_directory():
-        _make_directory(wanted.socket.path.parent, wanted.socket.path, "share.socket or --socket")
-    return Listener.bind(SocketFile(wanted.socket.path, wanted.socket.mode, wanted.socket.group))
+    found = None if passed is None else passed.listener(wanted.share.name, wanted.socket.path)
+    return found or bind(wanted.socket)
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Form:
     follow_cgroup: bool = False
     nofile: int | None = None
     dropped: int = 0
-    listen: Callable[[Arguments, Offer], Listener] = listener
+    listen: Callable[[Arguments, Offer, PassedSockets | None], Listener] = listener
     hints: bool = True
 
 
@@ -72,8 +77,13 @@ def serve(
     worker: Path,
     zygote: Zygote,
     form: Form | None = None,
+    log_format: LogForm | None = None,
+    passed: tuple[tuple[str, int], ...] = (),
+    notifier: Notifier | None = None,
 ) -> int:
-    """Returns the exit status. Raises MissingArgumentError, with the zygote closed as after any other refusal."""
+    """Returns the exit status. *passed* are the inherited sockets: the share takes the one that is meant for it. Raises
+    MissingArgumentError, with the zygote closed as after any other refusal.
+    """
 
     form = form or Form()
 
@@ -87,10 +97,11 @@ def serve(
 
     try:
         wanted, plan = settle()
+        sockets = PassedSockets(passed)
     except MissingArgumentError:
         zygote.close()
         raise
-    except _REFUSALS as error:
+    except (*REFUSALS, ListenError) as error:
         zygote.close()
         complain(form.command, error)
         return Status.WIDENS if isinstance(error, WideningError) else Status.FAILED
@@ -110,10 +121,12 @@ def serve(
         wanted,
         plan,
         launching,
-        lambda: form.listen(arguments, wanted),
+        lambda: form.listen(arguments, wanted, sockets),
         control=control,
         reload=reload if wanted.policy is not None else None,
         form=form,
+        log_format=log_format,
+        notifier=notifier,
     )
 
 
@@ -126,13 +139,16 @@ def hold(
     control: Path,
     reload: Reload | None = None,
     form: Form | None = None,
+    log_format: LogForm | None = None,
+    notifier: Notifier | None = None,
 ) -> int:
     """Serves until a signal; returns the exit status. SIGHUP reloads where there is something to.
 
     The control socket is made in the directory *control*.
     """
     form = form or Form()
-    output = Output(wanted.share, hints=form.hints)
+    recent = Recent()
+    output = Output(wanted.share, form_of(log_format, os.environ), recent, hints=form.hints)
     persistent = form.persistent or not form.once or bool(wanted.policy and wanted.policy.persistent)
     departures: list[Departure] = []
     try:
@@ -145,7 +161,7 @@ def hold(
                 sink=output.show,
                 timing=Timing(),
                 reload=reload,
-                refusals=_REFUSALS,
+                refusals=REFUSALS,
                 control=Control(
                     lambda: control_listener(wanted.share.name, control),
                     None if wanted.policy is None else wanted.policy.file,
@@ -153,12 +169,23 @@ def hold(
                 spares=Spares(form.warm),
                 once=None if persistent else departures.append,
                 follow_cgroup=form.follow_cgroup,
+                recent=recent,
+                notifier=notifier,
             )
         )
     except (ListenError, StartError) as error:
-        complain(form.command, error)
+        output.failed(form.command, wanted.share.name, error)
         return Status.FAILED
+    finally:
+        output.close()
     return _status(departures) if clean else Status.FAILED
+
+
+def bind(socket: Socket, *, instead_of: Listener | None = None) -> Listener:
+    """The socket of a policy, in place of another listener of ours if there is one. Raises ListenError."""
+    if socket.path.parent == socket_directory():
+        _make_directory(socket.path.parent, socket.path, "share.socket or --socket")
+    return Listener.bind(SocketFile(socket.path, socket.mode, socket.group), instead_of=instead_of)
 
 
 def _status(departures: Sequence[Departure]) -> Status:
@@ -173,7 +200,21 @@ def _status(departures: Sequence[Departure]) -> Status:
 
 def control_listener(share: str, directory: Path) -> Listener:
     """The control socket of a share, for its own user and root. Raises ListenError."""
-    path = control_socket(share, directory)
+    return _control_listener(control_socket(share, directory), directory)
+
+
+def serve_listener(directory: Path) -> Listener:
+    """The control socket of all shares of a `serve`, which thereby has *directory* to itself. Raises ListenError."""
+    try:
+        return _control_listener(serve_socket(directory), directory)
+    except ListenError as error:
+        raise ListenError(
+            f"{error}; another `serve` of this control directory is ended by virtiofs-sandbox stop --all, and a second "
+            "one beside it takes another --control-dir"
+        ) from error
+
+
+def _control_listener(path: Path, directory: Path) -> Listener:
     for place in (directory.parent, directory) if directory == control_directory() else (directory,):
         _make_directory(place, path, "--control-dir")
     return Listener.bind(SocketFile(path, 0o600))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from virtiofs_sandbox.cli.text import hold_standard_descriptors
 from virtiofs_sandbox.compat.recognition import CAPABILITIES, asks_for_capabilities, is_virtiofsd
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _INTERRUPTED = 128 + signal.SIGINT
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status, one of cli.status."""
+    hold_standard_descriptors()
     # With arguments that were not the process's, its name says nothing either.
     program, said = (sys.argv[0], sys.argv[1:]) if arguments is None else ("", list(arguments))
     try:
@@ -49,7 +51,20 @@ def parser() -> argparse.ArgumentParser:
     """All commands; docs/commands.md is made from it."""
     import argparse  # noqa: PLC0415 - as said above
 
-    from virtiofs_sandbox.cli import check, doctor, explain, limit, policy, reload, run, standing  # noqa: PLC0415
+    from virtiofs_sandbox.cli import (  # noqa: PLC0415
+        check,
+        doctor,
+        explain,
+        limit,
+        logs,
+        policy,
+        reload,
+        restart,
+        run,
+        serve,
+        standing,
+        stop,
+    )
     from virtiofs_sandbox.cli.arguments import Version  # noqa: PLC0415
     from virtiofs_sandbox.cli.status import EPILOG  # noqa: PLC0415
 
@@ -57,9 +72,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     run.add_parser(commands)
+    serve.add_parser(commands)
     standing.add_parser(commands)
     reload.add_parser(commands)
+    restart.add_parser(commands)
+    stop.add_parser(commands)
     limit.add_parser(commands)
+    logs.add_parser(commands)
     policy.add_parser(commands)
     doctor.add_parser(commands)
     check.add_parser(commands)

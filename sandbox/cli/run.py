@@ -87,6 +87,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="{error,warning,info,debug}",
         help="what is logged to standard error (default: info)",
     )
+    arguments.add_log_format(parser)
     parser.add_argument(
         "--worker", metavar="PATH", type=Path, help=f"another binary than the {WORKER} beside this command (for tests)"
     )
@@ -97,10 +98,16 @@ def execute(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
     """Serves until a signal."""
     if options.fd is not None and (options.socket_mode is not None or options.socket_group is not None):
         parser.error("--socket-mode and --socket-group are for a socket made here: they do not go with --fd")
+    from virtiofs_sandbox.supervisor.activation import ActivationError, inherited  # noqa: PLC0415
+    from virtiofs_sandbox.supervisor.notify import Notifier  # noqa: PLC0415
+
     try:
         request = request_of(options)
         worker = find_worker(options.worker)
-    except (ShareError, PolicyError, NoWorkerError, AmbiguousTargetError) as error:
+        # Taken out of the environment, and closed to children, before there is a child.
+        passed = inherited(os.environ, os.getpid())
+        notifier = Notifier.from_environment(os.environ)
+    except (ShareError, PolicyError, NoWorkerError, AmbiguousTargetError, ActivationError) as error:
         complain("run", error)
         return Status.FAILED
     # First of all the zygote, forked from this small process; the event loop and the rest load after it.
@@ -115,7 +122,15 @@ def execute(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
 
     try:
         return foreground.serve(
-            request.arguments, request.file, request.directory, control=request.control, worker=worker, zygote=zygote
+            request.arguments,
+            request.file,
+            request.directory,
+            control=request.control,
+            worker=worker,
+            zygote=zygote,
+            log_format=options.log_format,
+            passed=passed,
+            notifier=notifier,
         )
     except foreground.MissingArgumentError as error:
         parser.error(str(error))

@@ -20,6 +20,6 @@ TABLE = {
     Status.FAILED: "failed: not started, or not stopped cleanly",
     Status.USAGE: "wrong usage",
     Status.WIDENS: "an argument asks for more than a policy allows",
-    Status.PROTOCOL: "the client sent what vhost-user does not allow, and its connection was ended",
+    Status.PROTOCOL: "the client broke the protocol (virtiofsd's command line alone)",
 }
 EPILOG = "exit status: " + "; ".join(f"{status.value} {meaning}" for status, meaning in TABLE.items())

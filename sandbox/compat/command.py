@@ -23,6 +23,7 @@ from virtiofs_sandbox.policies.share import ShareError, resolve_source
 
 if TYPE_CHECKING:
     from virtiofs_sandbox.policies.offer import Offer
+    from virtiofs_sandbox.supervisor.activation import PassedSockets
     from virtiofs_sandbox.supervisor.listener import Listener
 
 AS = "as virtiofsd"
@@ -108,10 +109,10 @@ def _serve(request: Request) -> int:
 
     with contextlib.ExitStack() as held:
 
-        def listen(arguments: Arguments, wanted: Offer) -> Listener:
+        def listen(arguments: Arguments, wanted: Offer, passed: PassedSockets | None) -> Listener:
             if wanted.socket is not None:
                 held.enter_context(PidFile(wanted.socket.path))
-            return foreground.listener(arguments, wanted)
+            return foreground.listener(arguments, wanted, passed)
 
         form = foreground.Form(
             command=AS,

@@ -376,7 +376,7 @@ OPTIONS = (
     ),
     Option(
         ("--modcaps",),
-        "The worker keeps four to seven capabilities inside its own user namespace, and none outside. -NAME takes one.",
+        "The worker keeps at most seven capabilities, inside a user namespace of its own. -NAME takes one away.",
         _modcaps,
         "LIST",
         legacy=("modcaps",),
@@ -459,7 +459,7 @@ OPTIONS = (
     Option(
         ("--preserve-noatime",),
         "",
-        **_warning("O_NOATIME of the guest is not passed on; on a read-only share no access time moves anyway"),
+        **_warning("O_NOATIME of the guest is not passed on"),
     ),
     Option(("--posix-acl",), "Implies no --xattr here.", legacy=("posix_acl",), **_warning(_NO_ACLS)),
     Option((), "So it is.", _nothing, legacy=("no_posix_acl",)),
@@ -499,7 +499,7 @@ OPTIONS = (
     Option(("--migration-confirm-paths",), "", _migration, outcomes={Outcome.WARNING: _NO_MIGRATION}),
     Option(
         ("--thread-pool-size",),
-        "No meaning: there is a thread for each queue, and no request waits for another's disk.",
+        "No meaning: there is a thread for each queue, and how many queues there are the policy says.",
         _a_number,
         "N",
     ),

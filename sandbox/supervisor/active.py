@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from virtiofs_sandbox.supervisor.service import Service, StartError
 from virtiofs_sandbox.supervisor.sharing import Sharing
 from virtiofs_sandbox.supervisor.spares import Spares
 from virtiofs_sandbox.supervisor.timing import Timing
+from virtiofs_sandbox.supervisor.watching import Watching
 from virtiofs_sandbox.supervisor.worker import Terms, Worker, launch_worker
 from virtiofs_sandbox.supervisor.zygotes import Zygotes
 
@@ -44,6 +46,11 @@ class Common:
     budgets: Path
     refusals: tuple[type[Exception], ...]
     spares: Spares
+
+    @cached_property
+    def watching(self) -> Watching:
+        """Finds workers of all shares that hang."""
+        return Watching(self.timing)
 
 
 class ActiveShare:
@@ -75,6 +82,7 @@ class ActiveShare:
             common.timing,
             policy=policy,
             spares=common.spares,
+            watching=common.watching,
         )
         self.reloader = Reloader(self.service, self.groups, reload, common.refusals, common.sink, sharing=self.sharing)
         self.answers = ShareAnswers(self.service, self.groups, self.reloader, policy, common.sink, sharing=self.sharing)
@@ -154,10 +162,9 @@ class _Drawing:
     def settled(self) -> bool:
         return self.service.settled
 
-    def statistics(self) -> tuple[int, Statistics] | None:
-        slot = self.service.slot
-        found = None if slot is None else slot.statistics()
-        return None if slot is None or found is None else (slot.generation, found)
+    def statistics(self) -> Mapping[int, Statistics]:
+        found = {slot.generation: slot.statistics() for slot in self.service.slots}
+        return {generation: counted for generation, counted in found.items() if counted is not None}
 
     def disk_usage(self) -> Mapping[str, int]:
         return self.groups.disk_usage()

@@ -31,6 +31,7 @@ from virtiofs_sandbox.supervisor.listener import Listener
 _AT_ONCE = 8
 _SECONDS = 5.0
 _PAUSE = 1.0
+_LAST_SECONDS = 0.2
 
 
 Answer = Callable[[Request, Peer], Awaitable[Reply]]
@@ -64,13 +65,16 @@ class ControlSocket:
         self._accept_again()
 
     async def close(self) -> None:
-        """No more questions; what is under way is cut short, and the file of the socket is gone."""
+        """No more questions; what is under way is soon cut short, and the file of the socket is gone."""
         self._closed = True
         self._loop.remove_reader(self._listener.fileno())
         if self._pause is not None:
             self._pause.cancel()
         self._listener.close()
         conversations = tuple(self._conversations)
+        if conversations:
+            # A reply that is made has time to be sent.
+            await asyncio.wait(conversations, timeout=_LAST_SECONDS)
         for conversation in conversations:
             conversation.cancel()
         await asyncio.gather(*conversations, return_exceptions=True)
