@@ -113,6 +113,6 @@ def test_a_request_in_flight_when_the_worker_dies_hangs_and_the_supervisor_serve
 
 
 def _serves(pid: int) -> bool:
-    """Whether it holds a vhost-user connection that is in use: the worker of a mounted share has guest memory mapped."""
+    """Whether it is the worker of a share that is in use: then it has a guest's memory mapped."""
     with open(f"/proc/{pid}/maps", encoding="utf-8") as maps:
         return "memfd:memory-backend-memfd" in maps.read()

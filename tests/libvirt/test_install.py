@@ -128,7 +128,7 @@ def test_an_ordinary_user_can_install_below_a_directory_of_his(tmp_path: Path) -
         pytest.skip("that is how this test runs anyway")
     os.chown(tmp_path, NOBODY, NOBODY)
     user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"]
-    words = [*user, "env", f"DESTDIR={tmp_path}", "PREFIX=/usr", "SYSCONFDIR=/etc", "packaging/install"]
+    words = [*user, "env", f"DESTDIR={tmp_path}", "PREFIX=/usr", "packaging/install"]
     # He cannot come to the directory of this test by its path, which root's directories lie on.
     reach = ["unshare", "--mount", "sh", "-c", 'mount --bind "$1" /mnt && shift && exec "$@"', "sh", str(tmp_path)]
     words[words.index(f"DESTDIR={tmp_path}")] = "DESTDIR=/mnt"

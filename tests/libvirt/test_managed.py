@@ -96,7 +96,7 @@ def test_plugged_in_and_out_it_comes_and_goes_with_its_daemon(
 
 
 def test_what_xml_can_say_is_understood(machine: Domain, libvirtd: Libvirtd, host: Host) -> None:
-    """In libvirt's older form of arguments with 9.0, in the newer one from 11 on; of a directory inside the policy's."""
+    """In libvirt's older form of arguments and in the newer one; for a directory inside the policy's."""
     plug = example("managed-options")
     libvirtd.virsh("attach-device", "web1", xml=plug)
     mount = "mkdir -p /run/inner; until mount -t virtiofs inner /run/inner 2>/dev/null; do sleep 0.1; done"

@@ -1,4 +1,4 @@
-"""libvirt's session mode: an ordinary user's daemon starts an ordinary user's virtiofs-sandbox. From libvirt 10.0 on."""
+"""libvirt's session mode, from 10.0 on: an ordinary user's daemon starts that user's virtiofs-sandbox."""
 
 from __future__ import annotations
 
