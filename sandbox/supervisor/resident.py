@@ -130,8 +130,8 @@ async def run_share(
 
     Its control groups are there before its first jail and gone after its last. *listen* is called once a worker is
     warm. *reload* is called on SIGHUP, from then on, and when asked for by way of *control*; what it raises refuses the
-    reload, and is a fault of ours unless it is one of *refusals*. Without *spares* one worker is kept warm. *recent* has
-    the log for whoever asks, *notifier* tells a service manager. Raises StartError, ListenError.
+    reload, and is a fault of ours unless it is one of *refusals*. Without *spares* one worker is kept warm.
+    *recent* has the log for whoever asks, *notifier* tells a service manager. Raises StartError, ListenError.
     """
     recent = recent or Recent()
     notifier = notifier or Notifier(None)

@@ -52,13 +52,8 @@ class Routing:
                 return await self._household.reload(request.share, now=request.now)
             case requests.Restart():
                 return await self._household.restart(self._meant(request.share), now=request.now)
-            case requests.Stop(all=True):
-                if request.share is not None:
-                    raise RequestError("malformed", "stop: a share is named, and all are meant")
-                self._household.stop_all(peer)
-                return Done(changes=("the supervisor is stopping",))
             case requests.Stop():
-                return await self._household.stop_share(self._meant(request.share), now=request.now, by=peer)
+                return await self._stop(request, peer)
             case requests.ReadLog():
                 # Shares that are gone have left lines, maybe.
                 if request.share is not None and request.share not in self._recent:
@@ -66,6 +61,14 @@ class Routing:
                 return await self._recent.answer(request)
             case _:
                 return await self._of_share(request, peer)
+
+    async def _stop(self, request: requests.Stop, peer: Peer) -> Done:
+        if not request.all:
+            return await self._household.stop_share(self._meant(request.share), now=request.now, by=peer)
+        if request.share is not None:
+            raise RequestError("malformed", "stop: a share is named, and all are meant")
+        self._household.stop_all(peer)
+        return Done(changes=("the supervisor is stopping",))
 
     def _listing(self) -> Listing:
         all_of_them = [_without_rules(standing) for standing in self._household.standings().values()]
