@@ -89,14 +89,15 @@ lint: build
 	cargo clippy --quiet --locked --all-targets -- -D warnings
 
 .PHONY: test
-test: lint guests
-	@$(REQUIRE) callers disks
+test: lint guests build/stage/.made
+	@$(REQUIRE) callers disks libvirt
 	cargo test --quiet --locked
 	$(BIN)/pytest -m 'not slow'
 
 .PHONY: test-slow
-test-slow: build guests
-	@$(REQUIRE) disks fresh
+test-slow: build guests build/stage/.made
+	@$(REQUIRE) disks libvirt fresh
+	@packaging/setup/newer-libvirt
 	$(BIN)/pytest -m slow
 
 .PHONY: fresh

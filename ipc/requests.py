@@ -6,7 +6,7 @@ Both ends are ours, and neither trusts the other: what comes is decoded strictly
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -116,9 +116,15 @@ class ReadLog(_Question, frozen=True, kw_only=True, tag_field="request", tag="lo
     wait: Annotated[float, msgspec.Meta(ge=0, le=MAX_WAIT_SECONDS)] = 0.0
 
 
+class ReadFigures(_Question, frozen=True, kw_only=True, tag_field="request", tag="figures"):
+    """What every share has done, or the one that is named; those whose names come behind *after*."""
+
+    after: Text | None = None
+
+
 ShareRequest = ReadStatus | ReadLimits | SetLimits
 """What a share answers for itself."""
-Request = ShareRequest | ListShares | Reload | Restart | Stop | ReadLog
+Request = ShareRequest | ListShares | Reload | Restart | Stop | ReadLog | ReadFigures
 
 
 class Failed(_Document, frozen=True, tag_field="reply", tag="error"):
@@ -186,6 +192,15 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     uid: Count
 
 
+class Held(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A place and the client that has it: *generation*, *state* and *since* are those of the worker that serves it."""
+
+    generation: Count
+    state: str
+    client: Identity
+    since: float
+
+
 class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A path rule, and whether a mount holds it besides the worker; *why* it is left to the worker alone."""
 
@@ -197,9 +212,10 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Standing(_Document, frozen=True, tag_field="reply", tag="status"):
     """How a share stands. *state* is a name of docs/control.md, *since* when it came to it, in seconds of Unix time.
 
-    *generation*, *client* and *counters* are those of the worker that serves, or that will serve next; *counters* are
-    what it claims. *restarts* counts workers that failed and were replaced. *rules_left_out*: so many did not fit.
-    *reason*: why it is not in service, or will not stay so. *tag* and *tier* are None of a policy that was never read.
+    *generation*, *client* and *state* are those of the first worker that serves, or of the one that will serve next.
+    *clients* are all that are served, at most *max_clients*; *counters* what their workers claim, together. *restarts*
+    counts workers that failed and were replaced. *rules_left_out*: so many did not fit. *reason*: why it is not in
+    service, or will not stay so. *tag* and *tier* are None of a policy that was never read.
     """
 
     share: str
@@ -217,6 +233,8 @@ class Standing(_Document, frozen=True, tag_field="reply", tag="status"):
     rules_left_out: Count
     counters: dict[str, Count]
     reason: str | None = None
+    clients: tuple[Held, ...] = ()
+    max_clients: Count = 1
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -249,7 +267,42 @@ class Listing(_Document, frozen=True, tag_field="reply", tag="list"):
     left_out: Count = 0
 
 
-Reply = Failed | Reloaded | Limits | Standing | Done | Listing | Log
+class ShareFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one share has done since it came into service, over all its workers as they claim it, and has now.
+
+    *client* is one of *clients* monitors. *latency*: of each class, requests by how long they took, in the buckets of
+    ipc/README.md, without the zeros at the end.
+    """
+
+    share: str
+    tag: str
+    tier: Literal["full", "userns", "bare"]
+    state: str
+    client: Identity | None
+    clients: Count
+    restarts: Count
+    requests: Count
+    errors: Count
+    bytes_read: Count
+    bytes_written: Count
+    delayed: Count
+    nanoseconds_delayed: Count
+    latency: dict[str, tuple[Count, ...]]
+    inodes: Count
+    handles: Count
+    descriptors: Count
+    depth: Count
+
+
+class Figures(_Document, frozen=True, kw_only=True, tag_field="reply", tag="figures"):
+    """Shares by name. *at*: seconds of CLOCK_MONOTONIC. *more*: others come behind the last one."""
+
+    at: float
+    shares: tuple[ShareFigures, ...]
+    more: bool
+
+
+Reply = Failed | Reloaded | Limits | Standing | Done | Listing | Log | Figures
 
 
 def encode(document: Request | Reply) -> bytes:
@@ -285,8 +338,8 @@ def words(text: object) -> str:
     return clean if len(clean) <= _SENTENCE_CHARACTERS else f"{clean[:_SENTENCE_CHARACTERS]} ..."
 
 
-def fitting(items: Sequence[T], most: int = _LIST_BYTES) -> tuple[T, ...]:
-    """The first of *items*, as many as one list of a reply may hold: *most* bytes, where it has only one."""
+def fitting(items: Iterable[T], most: int = _LIST_BYTES) -> tuple[T, ...]:
+    """The first of *items*, as many as go into *most* bytes. No more than one too many is made."""
     kept, left = [], most
     for item in items:
         left -= len(msgspec.json.encode(item)) + 1

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
-from virtiofs_sandbox.policies import control, values
-from virtiofs_sandbox.policies.share import MAX_QUEUES
+from virtiofs_sandbox.policies import control, programs, values
+from virtiofs_sandbox.policies.share import MAX_CLIENTS, MAX_QUEUES
 
 DEFAULT_WARM = 32
 MAX_WARM = 4096
@@ -109,12 +109,42 @@ class ShareTable(_Table, frozen=True):
             parse=values.absolute_path,
         ),
     ] = UNSET
+    max_clients: Annotated[
+        int | UnsetType,
+        _key(
+            "How many monitors are served at once, each in a jail of its own. They divide the limits on requests.",
+            f"1 to {MAX_CLIENTS}",
+            "1",
+            parse=values.between(1, MAX_CLIENTS),
+            minimum=1,
+            maximum=MAX_CLIENTS,
+        ),
+    ] = UNSET
     xattr: Annotated[
         bool | UnsetType, _key("Whether the guest may use extended attributes.", "true or false", "false")
     ] = UNSET
     log_level: Annotated[
         Literal["error", "warning", "info", "debug"] | UnsetType,
         _key("What is logged.", '"error", "warning", "info" or "debug"', '"info"'),
+    ] = UNSET
+    vms: Annotated[
+        tuple[str, ...] | UnsetType,
+        _key(
+            "Which virtual machines it is for, where it is started by virtiofsd's command line: their names, "
+            "in which * and ? stand for others (docs/compatibility.md).",
+            "a list of names",
+            "any",
+            each=values.machine,
+        ),
+    ] = UNSET
+    listen: Annotated[
+        Literal["persistent", "once"] | UnsetType,
+        _key(
+            "Whether it stays once its client has left, where it is started by virtiofsd's command line. "
+            "Everything else stays.",
+            '"persistent" or "once"',
+            '"once"',
+        ),
     ] = UNSET
 
 
@@ -443,8 +473,54 @@ class SandboxTable(_Table, frozen=True):
     ] = UNSET
 
 
+class ProgramTable(_Table, frozen=True):
+    """Another program as the worker."""
+
+    path: Annotated[
+        str | UnsetType,
+        _key("The program, a virtiofsd.", "an absolute path", "none: needed", parse=values.absolute_path),
+    ] = UNSET
+    loader: Annotated[
+        str | UnsetType,
+        _key(
+            "The dynamic loader that runs it, for a copy that is not the system's own.",
+            "an absolute path",
+            "the one that the program names",
+            parse=values.absolute_path,
+        ),
+    ] = UNSET
+    libraries: Annotated[
+        tuple[str, ...] | UnsetType,
+        _key(
+            "With a loader: the directories of its libraries.",
+            "a list of absolute paths",
+            "none",
+            each=values.absolute_path,
+        ),
+    ] = UNSET
+    arguments: Annotated[
+        tuple[str, ...] | UnsetType,
+        _key(
+            "Options of its own that no other key stands for.",
+            f"a list of {programs.ACCEPTED}",
+            "none",
+            each=programs.argument,
+        ),
+    ] = UNSET
+
+
 class WorkerTable(_Table, frozen=True):
     """How the worker works."""
+
+    program: Annotated[
+        str | ProgramTable | UnsetType,
+        _key(
+            "A virtiofsd to serve the share in the jail, instead of the worker that comes with this package.",
+            "an absolute path, or a table of path, loader, libraries and arguments",
+            "none: our own worker",
+            parse=values.absolute_path,
+        ),
+    ] = UNSET
 
     queues: Annotated[
         int | UnsetType,
@@ -455,6 +531,16 @@ class WorkerTable(_Table, frozen=True):
             parse=values.between(1, MAX_QUEUES),
             minimum=1,
             maximum=MAX_QUEUES,
+        ),
+    ] = UNSET
+    stuck_after: Annotated[
+        str | UnsetType,
+        _key(
+            "A worker with a request in flight for longer is stuck: told of, and replaced unless the kernel waits for "
+            "the storage on its behalf.",
+            'a duration, "10s" to "24h", or "never"',
+            '"60s"',
+            parse=values.stuck_after,
         ),
     ] = UNSET
 
@@ -476,6 +562,16 @@ class SiteTable(_Table, frozen=True):
             parse=values.between(0, MAX_WARM),
             minimum=0,
             maximum=MAX_WARM,
+        ),
+    ] = UNSET
+    metrics: Annotated[
+        str | UnsetType,
+        _key(
+            "Where serve tells Prometheus how its shares are: a socket that it makes (mode 0660), or a port that only "
+            "this machine reaches. Read when it starts.",
+            'an absolute path, "127.0.0.1:PORT" or "[::1]:PORT"',
+            "nowhere",
+            parse=values.metrics_address,
         ),
     ] = UNSET
 
@@ -523,8 +619,6 @@ RESERVED = {
     "share.posix_acl": "POSIX access control lists",
     "share.xattrmap": "other names for extended attributes",
     "share.security_label": "labels that guests give to new files",
-    "share.max_clients": "several monitors on one share",
-    "share.listen": "other ways to listen than one socket",
     "share.immutable": "a promise that nobody changes the files",
     "share.submounts": "telling the guest of file systems mounted in the share",
     "share.socket.owner": "another owner for the socket",
@@ -536,7 +630,6 @@ RESERVED = {
     "sandbox.user_namespace": "a jail in the host's own user namespace",
     "sandbox.layers": "layers beyond the standard ones",
     "sandbox.capabilities": "more capabilities for the worker",
-    "worker.program": "another program as the worker",
     "worker.poll_budget": "polling of the rings",
     "worker.inode_references": "another way to keep inodes",
     "worker.inode_file_handles": "file handles instead of descriptors",

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from virtiofs_sandbox.policies import values
+from virtiofs_sandbox.policies.bounding import undividable
 from virtiofs_sandbox.policies.problems import closest, shown
 from virtiofs_sandbox.policies.share import RequestLimits, Share
 
@@ -80,6 +81,9 @@ def limited(policy: Share, now: Share, assignments: Mapping[str, str]) -> Share:
         if key is None:
             wrong.append(f"{shown(said)}: {_unknown(name)}")
             continue
+        if policy.program is not None and key.table == "requests":
+            wrong.append(f"{name}: {shown(policy.program.path)} counts no requests; those of the disk can be limited")
+            continue
         if name in rates:
             wrong.append(f"{name}: it is given twice")
             continue
@@ -95,7 +99,10 @@ def limited(policy: Share, now: Share, assignments: Mapping[str, str]) -> Share:
         raise LimitError("\n".join(wrong + wider))
     if wider:
         raise LimitWidensError("\n".join(wider))
-    return _with(now, rates)
+    changed = _with(now, rates)
+    if small := [f"{name}: {fault}" for name, fault in undividable(changed.limits, changed.max_clients)]:
+        raise LimitError("\n".join(small))
+    return changed
 
 
 def differences(old: Share, new: Share) -> Iterator[str]:

@@ -41,10 +41,19 @@ def form_of(wanted: LogForm | None, environ: Mapping[str, str]) -> LogForm:
 class Output:
     """Shows the events of each share up to its log level, which a reload may change, and keeps them in *recent*."""
 
-    def __init__(self, share: Share | None = None, form: LogForm = LogForm.TEXT, recent: Recent | None = None) -> None:
-        """*share* is the one whose level holds for what happens before it listens; without, there are several."""
+    def __init__(
+        self,
+        share: Share | None = None,
+        form: LogForm = LogForm.TEXT,
+        recent: Recent | None = None,
+        *,
+        hints: bool = True,
+    ) -> None:
+        """*share* is the one whose level holds for what happens before it listens; without, there are several. Without
+        *hints* nobody is told what to say to a monitor.
+        """
         self._levels = {} if share is None else {share.name: share.log_level}
-        self._hints = share is not None
+        self._hints = hints and share is not None
         self._form = form
         self._recent = recent or Recent()
         self._log: _Log = _JournalLog() if form is LogForm.JOURNAL else _StreamLog(form)

@@ -73,7 +73,7 @@ def text(share: Standing) -> str:
         ("state", f"{share.state} since {since}"),
         *([] if share.reason is None else [("", "; ".join(share.reason.splitlines()))]),
         ("generation", str(share.generation)),
-        ("client", _process(share.client)),
+        *_clients(share),
         ("restarts", str(share.restarts)),
         ("path rules", f"{len(share.rules) + share.rules_left_out}, {by_mount} held by a mount too"),
         *((f"  {'mount too' if rule.mount else 'worker'}", repr(rule.pattern)) for rule in share.rules),
@@ -82,8 +82,18 @@ def text(share: Standing) -> str:
     return "\n".join([share.share, *(hanging(f"  {label}", said, _LABEL) for label, said in lines)])
 
 
+def _clients(share: Standing) -> list[tuple[str, str]]:
+    if share.max_clients == 1 and len(share.clients) <= 1:
+        return [("client", _process(share.client))]
+    return [
+        ("clients", f"{len(share.clients)} of {share.max_clients}"),
+        *(("  client", f"{_process(held.client)}, {held.state}, worker {held.generation}") for held in share.clients),
+    ]
+
+
 def _row(share: Standing) -> tuple[str, ...]:
-    client = _process(share.client)
+    several = share.max_clients > 1
+    client = f"{len(share.clients)} of {share.max_clients}" if several else _process(share.client)
     tag, tier, socket = (value or "none" for value in (share.tag, share.tier, share.socket))
     return share.share, tag, share.state, client, tier, str(share.restarts), socket
 
@@ -125,6 +135,7 @@ def _all(options: argparse.Namespace) -> int:
 
 
 def sockets(directory: Path) -> list[Path]:
+    """The control sockets there are; somebody may answer on them."""
     from virtiofs_sandbox.policies.places import CONTROL_SUFFIX  # noqa: PLC0415
 
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import assert_never
 
@@ -13,7 +15,7 @@ from virtiofs_sandbox.cgroups.planning import CannotLimitError
 from virtiofs_sandbox.confine import LaunchPlan
 from virtiofs_sandbox.ipc import requests
 from virtiofs_sandbox.ipc.requests import RequestError, fitting, words
-from virtiofs_sandbox.ipc.stats import INDEXES, Statistics
+from virtiofs_sandbox.ipc.stats import INDEXES, Statistics, Throttled
 from virtiofs_sandbox.policies.limiting import (
     KEYS,
     LimitError,
@@ -29,7 +31,6 @@ from virtiofs_sandbox.supervisor.events import HostLacks, LimitsChanged, Sink
 from virtiofs_sandbox.supervisor.reloader import Reloader
 from virtiofs_sandbox.supervisor.service import Service
 from virtiofs_sandbox.supervisor.sharing import Sharing
-from virtiofs_sandbox.supervisor.slot import Slot
 from virtiofs_sandbox.supervisor.worker import Terms
 
 
@@ -74,7 +75,6 @@ class ShareAnswers:
             for rule in (() if slot is None else slot.layers)
         ]
         shown_rules = fitting(rules)
-        statistics = self._statistics()
         return requests.Standing(
             share=terms.share.name,
             tag=terms.share.tag,
@@ -83,13 +83,24 @@ class ShareAnswers:
             tier=terms.plan.tier.value,
             policy=None if self._policy is None else words(shown(self._policy)),
             generation=0 if slot is None else slot.generation,
-            state=self._state(slot),
+            state=self._service.state,
             client=None if slot is None or slot.peer is None else identity(slot.peer),
+            clients=tuple(
+                requests.Held(
+                    generation=held.generation,
+                    state=held.state.name.lower(),
+                    client=identity(held.peer),
+                    since=self._service.since(held),
+                )
+                for held in self._service.holders
+                if held.peer is not None
+            ),
+            max_clients=terms.share.max_clients,
             since=self._service.since(slot),
             restarts=self._service.restarts,
             rules=shown_rules,
             rules_left_out=len(rules) - len(shown_rules),
-            counters={} if statistics is None else {name: getattr(statistics, name) for name in INDEXES},
+            counters=_counters(self._statistics()),
         )
 
     def _check_in_service(self) -> None:
@@ -128,15 +139,12 @@ class ShareAnswers:
 
     def _limits(self, found: tuple[str, ...] = (), warnings: tuple[str, ...] = ()) -> requests.Limits:
         policy, now = self._reloader.share, self._sharing.bounded(self._service.terms.share)
-        statistics = self._statistics()
         return requests.Limits(
             limits=tuple(
                 requests.Limit(key=name, unit=key.unit, now=key.of(now), policy=key.of(policy))
                 for name, key in KEYS.items()
             ),
-            counters={}
-            if statistics is None
-            else {name: requests.Passed(**dataclasses.asdict(one)) for name, one in statistics.throttled.items()},
+            counters=_passed(self._statistics()),
             disks=self._disk_figures(),
             changes=found,
             warnings=warnings,
@@ -149,14 +157,29 @@ class ShareAnswers:
         except OSError:
             return {}
 
-    def _state(self, slot: Slot | None) -> str:
-        if slot is None:
-            return "stopping" if self._service.stopping else "idle"
-        return slot.state.name.lower()
+    def _statistics(self) -> list[Statistics]:
+        """Of the workers that serve, else of the one that will."""
+        slots = self._service.holders or self._service.slots[:1]
+        return [found for slot in slots if (found := slot.statistics()) is not None]
 
-    def _statistics(self) -> Statistics | None:
-        slot = self._service.slot
-        return None if slot is None else slot.statistics()
+
+def _passed(workers: Sequence[Statistics]) -> dict[str, requests.Passed]:
+    """What limits have made of the requests of all *workers*, by class."""
+    total: dict[str, Counter[str]] = {}
+    for worker in workers:
+        for name, one in worker.throttled.items():
+            total.setdefault(name, Counter()).update(dataclasses.asdict(one))
+    fields = [field.name for field in dataclasses.fields(Throttled)]
+    return {name: requests.Passed(**{field: counts[field] for field in fields}) for name, counts in total.items()}
+
+
+def _counters(workers: Sequence[Statistics]) -> dict[str, int]:
+    """Sums, but for what cannot be added up: the first generation, and the oldest start."""
+    if not workers:
+        return {}
+    sums = {name: sum(getattr(worker, name) for worker in workers) for name in INDEXES}
+    starts = [worker.oldest_start for worker in workers if worker.oldest_start]
+    return sums | {"generation": workers[0].generation, "oldest_start": min(starts, default=0)}
 
 
 def absent(

@@ -21,6 +21,7 @@ from virtiofs_sandbox.policies.share import Child, RequestLimits, Share
 class Reach(enum.Enum):
     """From the change that needs least to the one that cannot be made."""
 
+    SERVICE = "the supervisor alone goes by it"
     GROUPS = "the running jail's control groups take it over"
     SETTINGS = "the running worker takes it over"
     MOUNTS = "the running jail takes it over, by mounts and then its worker"
@@ -36,6 +37,8 @@ REACH: Mapping[str, Reach] = MappingProxyType(
     {
         # Log lines, control groups and the control socket go by it.
         "name": Reach.NONE,
+        "max_clients": Reach.SERVICE,
+        "stuck_after": Reach.SERVICE,
         "control": Reach.GROUPS,
         "log_level": Reach.SETTINGS,
         "paths": Reach.SETTINGS,
@@ -55,12 +58,23 @@ REACH: Mapping[str, Reach] = MappingProxyType(
         "writeback": Reach.JAIL,
         "xattr": Reach.JAIL,
         "queues": Reach.JAIL,
+        # Settled when the jail is made.
+        "program": Reach.JAIL,
     }
 )
 
 
 # As the policy calls it.
-_SAID: Mapping[str, str] = MappingProxyType({"limits": "limits.requests", "control": "limits", "group": "limits.group"})
+_SAID: Mapping[str, str] = MappingProxyType(
+    {
+        "limits": "limits.requests",
+        "control": "limits",
+        "group": "limits.group",
+        "max_clients": "share.max_clients",
+        "stuck_after": "worker.stuck_after",
+        "program": "worker.program",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +94,9 @@ def changes(old: Share, new: Share) -> tuple[Change, ...]:
         if before == after:
             continue
         if reach is Reach.MOUNTS and not (old.children and new.children):
-            reach = Reach.JAIL  # noqa: PLW2901 - the exception to the table
+            reach = Reach.JAIL  # noqa: PLW2901 - an exception to the table
+        if (old.program or new.program) and reach in (Reach.SETTINGS, Reach.MOUNTS):
+            reach = Reach.JAIL  # noqa: PLW2901 - another: such a program is told nothing once it runs
         found.append(Change(field, reach, "; ".join(_words(_SAID.get(field, field), before, after))))
     return tuple(found)
 

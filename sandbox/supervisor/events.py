@@ -83,6 +83,18 @@ class LimitNotHeld(Event):
 
 
 @dataclass(frozen=True)
+class GroupNotFollowed(Event):
+    """The supervisor is in a control group that its workers are not in."""
+
+    sentence: str
+
+    _LEVEL = LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+@dataclass(frozen=True)
 class GroupsLeft(Event):
     """Control groups that could not be removed."""
 
@@ -108,13 +120,15 @@ class AcceptFailed(Event):
 
 @dataclass(frozen=True)
 class ClientWaits(Event):
+    """*holders* have all the places that there are; none where there is one free."""
+
     client: Peer
-    holder: Peer | None
+    holders: tuple[Peer, ...]
 
     _LEVEL = LogLevel.DEBUG
 
     def __str__(self) -> str:
-        return f"{self.client} connected and waits" + (f" for {self.holder} to go" if self.holder else "")
+        return f"{self.client} connected and waits" + (f" for {_either(self.holders)} to go" if self.holders else "")
 
 
 @dataclass(frozen=True)
@@ -129,17 +143,27 @@ class ClientsGaveUp(Event):
 
 @dataclass(frozen=True)
 class ClientRefused(Event):
+    """*holders* have all the places that there are, and stay."""
+
     client: Peer
-    holder: Peer
+    holders: tuple[Peer, ...]
     after: float
 
     _LEVEL = LogLevel.WARNING
 
     def __str__(self) -> str:
+        if len(self.holders) == 1:
+            because = f"{self.holders[0]} is connected, and a share serves one monitor at a time"
+        else:
+            because = f"{len(self.holders)} are connected, as many as share.max_clients says"
         return (
-            f"{self.client} turned away after {self.after:g} s: {self.holder} is connected, and a share serves one "
-            "monitor at a time; give the second machine a share of its own"
+            f"{self.client} turned away after {self.after:g} s: {because}; "
+            "give the machine a share of its own, or raise share.max_clients"
         )
+
+
+def _either(peers: tuple[Peer, ...]) -> str:
+    return str(peers[0]) if len(peers) == 1 else f"one of {len(peers)}"
 
 
 @dataclass(frozen=True)
@@ -159,6 +183,31 @@ class ClientServed(WorkerEvent):
 
     def __str__(self) -> str:
         return f"connected; handed to the worker after {self.waited * 1000:.0f} ms"
+
+
+@dataclass(frozen=True)
+class ClientReturned(WorkerEvent):
+    """Its worker ended with the connection unreceived, so that not a byte of it can have been read."""
+
+    _LEVEL = LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return "waits for the next worker: this one ended without having taken the connection"
+
+
+@dataclass(frozen=True)
+class RequestHangs(WorkerEvent):
+    """The kernel waits for the storage on the worker's behalf."""
+
+    seconds: float
+
+    _LEVEL = LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return (
+            f"a request has been in flight for {self.seconds:.0f} s, and the worker waits for the share's storage; "
+            "it goes on when the storage answers (worker.stuck_after)"
+        )
 
 
 @dataclass(frozen=True)
@@ -493,6 +542,18 @@ class NoControlSocket(Event):
 
 
 @dataclass(frozen=True)
+class MetricsFailed(Event):
+    """The shares are served all the same."""
+
+    reason: str
+
+    _LEVEL = LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return f"metrics: {self.reason}"
+
+
+@dataclass(frozen=True)
 class ControlRefused(Event):
     """Somebody asked who may not."""
 
@@ -609,6 +670,16 @@ class Stopping(Event):
 
     def __str__(self) -> str:
         return f"stopping on {self.reason}; the worker has {self.grace:g} s to drain, a second signal ends it at once"
+
+
+@dataclass(frozen=True)
+class LastClientLeft(Event):
+    """The client has left for which the share was there."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"ending with its client: {self.reason}"
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ class Libvirtd:
 
     def __init__(self, host: Host, controllers: tuple[str, ...] = ()) -> None:
         self.host = host
+        self.controllers = controllers
         self._log = host.work / "libvirtd.log"
         place = host.path("/etc/libvirt")
         (place / "libvirtd.conf").write_text(LIBVIRTD_CONF)

@@ -126,9 +126,9 @@ def test_what_an_event_tells_in_words_is_there_as_numbers() -> None:
 
 
 def test_the_client_of_a_line_is_whoever_it_is_about() -> None:
-    told = line(ClientRefused("data", Peer(5, 6), Peer(7, 8), 1.0))
+    told = line(ClientRefused("data", Peer(5, 6), (Peer(7, 8),), 1.0))
     assert dict(entry_of(journal.entry(told)))["VIRTIOFS_CLIENT_PID"] == b"5"
-    assert told.data == {"holder": {"pid": 7, "uid": 8}, "after": 1.0}
+    assert told.data == {"holders": [{"pid": 7, "uid": 8}], "after": 1.0}
 
 
 def test_a_line_of_the_supervisor_itself_has_no_share() -> None:
