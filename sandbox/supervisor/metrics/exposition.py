@@ -36,9 +36,9 @@ class Exposition:
         for active in tuple(shares):
             readings.append(read(active))
             await asyncio.sleep(0)
-        parts = [_written(await self._own(len(readings)))]
+        parts = [written(await self._own(len(readings)))]
         for metric in METRICS:
-            parts.append(_written([_family(metric, readings)]))
+            parts.append(written([family(metric, readings)]))
             await asyncio.sleep(0)
         return b"".join(parts)
 
@@ -59,7 +59,8 @@ class Exposition:
         ]
 
 
-def _family(metric: Metric, readings: Iterable[Reading]) -> Family:
+def family(metric: Metric, readings: Iterable[Reading]) -> Family:
+    """What is told of one metric."""
     name, labels = PREFIX + metric.name, ("share", *metric.labels)
     if metric.kind == "histogram":
         histograms = HistogramMetricFamily(name, metric.says, labels=labels)
@@ -70,12 +71,12 @@ def _family(metric: Metric, readings: Iterable[Reading]) -> Family:
                 histograms.add_metric(_labels(reading, values), buckets, value.total)
         return histograms
     kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-    family: CounterMetricFamily | GaugeMetricFamily = kind(name, metric.says, labels=labels)
+    made: CounterMetricFamily | GaugeMetricFamily = kind(name, metric.says, labels=labels)
     for reading in readings:
         for values, value in metric.of(reading):
             assert not isinstance(value, Histogram)  # noqa: S101 - as above
-            family.add_metric(_labels(reading, values), float(value))
-    return family
+            made.add_metric(_labels(reading, values), float(value))
+    return made
 
 
 def _labels(reading: Reading, values: Iterable[str]) -> list[str]:
@@ -91,5 +92,6 @@ class _Families(Collector):
         return self._families
 
 
-def _written(families: Sequence[Family]) -> bytes:
+def written(families: Sequence[Family]) -> bytes:
+    """Lines of the format, in UTF-8."""
     return generate_latest(_Families(families))
