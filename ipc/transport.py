@@ -7,7 +7,10 @@ away whatever a hostile worker attaches before it could occupy a slot in the sup
 from __future__ import annotations
 
 import array
+import errno
+import fcntl
 import socket
+import termios
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +22,10 @@ _FD_BYTES = array.array("i").itemsize
 
 class ChannelClosedError(Exception):
     """The other end is gone."""
+
+
+class UnreadError(Exception):
+    """The other end is gone, and had not read everything. Its own last messages may follow."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,15 @@ class ControlChannel:
     def close(self) -> None:
         self._socket.close()
 
+    @property
+    def all_read(self) -> bool:
+        """Whether the other end has received everything that was sent."""
+        return fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)) == bytes(4)
+
+    def left_unread(self) -> bool:
+        """What UnreadError says, for who receives no more."""
+        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
+
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
         """Sends at once or not at all: BlockingIOError when the queue is full, ChannelClosedError when nobody is there.
 
@@ -63,8 +79,8 @@ class ControlChannel:
     def receive(self, max_descriptors: int = 0) -> Received | None:
         """The next message, or None when there is none yet.
 
-        Raises ChannelClosedError at the end and MessageError for anything out of order; descriptors that came with a
-        refused message are closed.
+        Raises ChannelClosedError at the end, UnreadError once before that where it applies, and MessageError for
+        anything out of order; descriptors that came with a refused message are closed.
         """
         space = socket.CMSG_SPACE(max_descriptors * _FD_BYTES) if max_descriptors else 0
         try:
@@ -72,7 +88,8 @@ class ControlChannel:
         except BlockingIOError:
             return None
         except ConnectionResetError as error:
-            raise ChannelClosedError from error
+            # unix_release_sock(): what the other end had not received went with it.
+            raise UnreadError from error
         owned = _adopt(ancillary)
         try:
             if flags & socket.MSG_CTRUNC:

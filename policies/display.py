@@ -80,8 +80,12 @@ def _share(policy: Policy) -> Iterable[_Said]:
     yield ("share", "socket", "path"), _path(socket.path), ""
     yield ("share", "socket", "mode"), f"{socket.mode:04o}", ""
     yield ("share", "socket", "group"), socket.group, "the caller's"
+    yield ("share", "max_clients"), share.max_clients, ""
     yield ("share", "xattr"), share.xattr, ""
     yield ("share", "log_level"), share.log_level.value, ""
+    yield ("share", "vms"), list(policy.vms) or None, "any"
+    listen = {True: "persistent", False: "once", None: None}[policy.persistent]
+    yield ("share", "listen"), listen, "persistent; once by virtiofsd's command line"
 
 
 def _cache(policy: Policy) -> Iterable[_Said]:
@@ -123,6 +127,8 @@ def _rest(share: Share) -> Iterable[_Said]:
     yield ("sandbox", "minimum"), share.sandbox.minimum.value, ""
     yield ("sandbox", "seccomp"), share.sandbox.seccomp.value, ""
     yield ("worker", "queues"), share.queues, ""
+    stuck_after = "never" if share.stuck_after is None else f"{round(share.stuck_after * 1000)}ms"
+    yield ("worker", "stuck_after"), stuck_after, ""
 
 
 def _limits(limits: RequestLimits | None) -> Iterable[_Said]:

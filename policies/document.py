@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 from virtiofs_sandbox.policies import control, values
-from virtiofs_sandbox.policies.share import MAX_QUEUES
+from virtiofs_sandbox.policies.share import MAX_CLIENTS, MAX_QUEUES
 
 DEFAULT_WARM = 32
 MAX_WARM = 4096
@@ -109,12 +109,42 @@ class ShareTable(_Table, frozen=True):
             parse=values.absolute_path,
         ),
     ] = UNSET
+    max_clients: Annotated[
+        int | UnsetType,
+        _key(
+            "How many monitors are served at once, each in a jail of its own. They divide the limits on requests.",
+            f"1 to {MAX_CLIENTS}",
+            "1",
+            parse=values.between(1, MAX_CLIENTS),
+            minimum=1,
+            maximum=MAX_CLIENTS,
+        ),
+    ] = UNSET
     xattr: Annotated[
         bool | UnsetType, _key("Whether the guest may use extended attributes.", "true or false", "false")
     ] = UNSET
     log_level: Annotated[
         Literal["error", "warning", "info", "debug"] | UnsetType,
         _key("What is logged.", '"error", "warning", "info" or "debug"', '"info"'),
+    ] = UNSET
+    vms: Annotated[
+        tuple[str, ...] | UnsetType,
+        _key(
+            "Which virtual machines it is for, where it is started by virtiofsd's command line: their names, "
+            "in which * and ? stand for others (docs/compatibility.md).",
+            "a list of names",
+            "any",
+            each=values.machine,
+        ),
+    ] = UNSET
+    listen: Annotated[
+        Literal["persistent", "once"] | UnsetType,
+        _key(
+            "Whether it stays once its client has left, where it is started by virtiofsd's command line. "
+            "Everything else stays.",
+            '"persistent" or "once"',
+            '"once"',
+        ),
     ] = UNSET
 
 
@@ -457,6 +487,16 @@ class WorkerTable(_Table, frozen=True):
             maximum=MAX_QUEUES,
         ),
     ] = UNSET
+    stuck_after: Annotated[
+        str | UnsetType,
+        _key(
+            "A worker with a request in flight for longer is stuck: told of, and replaced unless the kernel waits for "
+            "the storage on its behalf.",
+            'a duration, "10s" to "24h", or "never"',
+            '"60s"',
+            parse=values.stuck_after,
+        ),
+    ] = UNSET
 
 
 class SiteTable(_Table, frozen=True):
@@ -533,8 +573,6 @@ RESERVED = {
     "share.posix_acl": "POSIX access control lists",
     "share.xattrmap": "other names for extended attributes",
     "share.security_label": "labels that guests give to new files",
-    "share.max_clients": "several monitors on one share",
-    "share.listen": "other ways to listen than one socket",
     "share.immutable": "a promise that nobody changes the files",
     "share.submounts": "telling the guest of file systems mounted in the share",
     "share.socket.owner": "another owner for the socket",

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from virtiofs_sandbox.policies import values
+from virtiofs_sandbox.policies.bounding import undividable
 from virtiofs_sandbox.policies.problems import closest, shown
 from virtiofs_sandbox.policies.share import RequestLimits, Share
 
@@ -95,7 +96,10 @@ def limited(policy: Share, now: Share, assignments: Mapping[str, str]) -> Share:
         raise LimitError("\n".join(wrong + wider))
     if wider:
         raise LimitWidensError("\n".join(wider))
-    return _with(now, rates)
+    changed = _with(now, rates)
+    if small := [f"{name}: {fault}" for name, fault in undividable(changed.limits, changed.max_clients)]:
+        raise LimitError("\n".join(small))
+    return changed
 
 
 def differences(old: Share, new: Share) -> Iterator[str]:
@@ -103,6 +107,11 @@ def differences(old: Share, new: Share) -> Iterator[str]:
     for name, key in KEYS.items():
         if key.of(old) != key.of(new):
             yield f"{name} {key.show(key.of(old))} -> {key.show(key.of(new))}"
+
+
+def changed_rates(old: Share, new: Share) -> dict[str, int | None]:
+    """What of the limits differs, as *new* has it: bytes or operations a second, None for no limit."""
+    return {name: key.of(new) for name, key in KEYS.items() if key.of(old) != key.of(new)}
 
 
 def _is_more(rate: int | None, most: int | None) -> bool:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from virtiofs_sandbox.policies import loader
-from virtiofs_sandbox.policies.narrowing import Arguments, WideningError, applied, narrow, widening
+from virtiofs_sandbox.policies.narrowing import PRIVATE, Arguments, WideningError, applied, narrow, widening
 from virtiofs_sandbox.policies.overlaps import conflicts, inside
 from virtiofs_sandbox.policies.places import default_directory
 from virtiofs_sandbox.policies.policy import Policy, Socket
 from virtiofs_sandbox.policies.problems import PolicyError, Problem, shown
-from virtiofs_sandbox.policies.share import Access, Share
+from virtiofs_sandbox.policies.share import Access, Sandbox, Share, tag_of
 from virtiofs_sandbox.policies.subtree import HiddenError, subtree
 
 
@@ -46,25 +46,51 @@ def offer(arguments: Arguments, file: Path | None, directory: Path) -> Offer:
     assert arguments.directory is not None  # noqa: S101 - for mypy: without a file there is a directory
     policy, path = _match(loader.load_directory(directory), arguments)
     if policy is None:
-        _refuse_if_required("DIR", directory)
-        return Offer(_unjudged(arguments), _unjudged_socket(arguments), None)
+        _refuse_if_required(_directory(arguments), directory)
+        return Offer(_unjudged(arguments, directory), _unjudged_socket(arguments), None)
     try:
         within = replace(policy, share=_within(policy, arguments.directory, path))
     except HiddenError as error:
-        raise WideningError(widening("DIR", policy, error.key, f"{shown(arguments.directory)} {error}")) from error
+        sentence = f"{shown(arguments.directory)} {error}"
+        raise WideningError(widening(_directory(arguments), policy, error.key, sentence)) from error
     return _narrowed(within, arguments)
+
+
+def _directory(arguments: Arguments) -> str:
+    """What the argument is called that names the directory."""
+    return arguments.spelling.get("DIR", "DIR")
 
 
 def _by_policy(arguments: Arguments, file: Path, directory: Path) -> Offer:
     policy = loader.load(file, directory)
-    if os.path.realpath(file.parent) != os.path.realpath(default_directory()):
-        _refuse_foreign(policy)
+    judge_foreign(policy, standing_elsewhere("POLICY", file.parent), argument="POLICY")
     others, broken = loader.survey(directory)
     others = tuple(other for other in others if os.path.realpath(other.file) != os.path.realpath(file))
     contradictions = [problem for problem in conflicts((*others, policy)) if problem not in set(conflicts(others))]
     if contradictions:
         raise PolicyError(contradictions)
     return replace(_narrowed(policy, arguments), broken=_of_others(broken, file))
+
+
+def standing_elsewhere(argument: str, directory: Path) -> tuple[Policy, ...]:
+    """The standing policies, where *directory*, which *argument* names, is another place; else none.
+
+    Raises PolicyError, and WideningError where the site allows no other place.
+    """
+    standing = default_directory()
+    if os.path.realpath(directory) == os.path.realpath(standing):
+        return ()
+    _refuse_if_required(argument, standing)
+    return loader.load_directory(standing)
+
+
+def judge_foreign(policy: Policy, standing: Iterable[Policy], *, argument: str = "--policy-dir") -> None:
+    """A file that the site did not put among its policies may not speak of what those speak of: WideningError."""
+    for key, path, _ in policy.directories:
+        about = _touching(standing, path)
+        if about is not None:
+            sentence = f"that policy speaks of {shown(path)} ({policy.origin(key)}); change that one instead"
+            raise WideningError(widening(argument, about, "share.source", sentence))
 
 
 def _of_others(problems: Iterable[Problem], file: Path) -> tuple[Problem, ...]:
@@ -76,25 +102,10 @@ def _narrowed(policy: Policy, arguments: Arguments) -> Offer:
     return Offer(share, None if arguments.fd is not None else socket, policy)
 
 
-def _refuse_foreign(policy: Policy) -> None:
-    """A file that the site did not put among its policies may not speak of what those speak of."""
-    standing = default_directory()
-    _refuse_if_required("POLICY", standing)
-    for key, path, _ in policy.directories:
-        about = _touching(loader.load_directory(standing), path)
-        if about is not None:
-            sentence = f"that policy speaks of {shown(path)} ({policy.origin(key)}); change that one instead"
-            raise WideningError(widening("POLICY", about, "share.source", sentence))
-
-
 def _standing_or_same(arguments: Arguments, directory: Path) -> None:
     """--policy-dir must not make a policy disappear."""
-    standing = default_directory()
-    if os.path.realpath(directory) == os.path.realpath(standing):
-        return
-    _refuse_if_required("--policy-dir", standing)
     assert arguments.directory is not None  # noqa: S101 - as in offer
-    about = _touching(loader.load_directory(standing), arguments.directory)
+    about = _touching(standing_elsewhere("--policy-dir", directory), arguments.directory)
     if about is not None:
         sentence = f"that policy speaks of {shown(arguments.directory)}; leave --policy-dir out"
         raise WideningError(widening("--policy-dir", about, "share.source", sentence))
@@ -122,33 +133,56 @@ def _touching(policies: Iterable[Policy], path: Path) -> Policy | None:
 def _match(policies: Sequence[Policy], arguments: Arguments) -> tuple[Policy | None, tuple[str, ...]]:
     """The policy whose directory is nearest above (or is) the one to share, and the way from there.
 
-    Raises WideningError for a directory around one of a policy, PolicyError when several are as near.
+    One for other machines has no say, but what it speaks of is shared by nobody else's. Raises WideningError for that,
+    and for a directory around one of a policy; PolicyError when several are as near.
     """
     assert arguments.directory is not None  # noqa: S101 - as in offer
     found = []
     around = []
+    foreign = []
     for policy in policies:
         for key, source, _ in policy.directories:
             way = inside(arguments.directory, source)
-            if way is not None:
+            if way is not None and not _has_say(policy, arguments):
+                foreign.append((len(way), policy))
+            elif way is not None:
                 name = () if policy.share.source is not None else (key.removeprefix("share.tree."),)
                 found.append((len(way), policy, (*name, *way)))
             elif inside(source, arguments.directory) is not None:
                 sentence = f"{shown(arguments.directory)} contains {shown(source)}, where that policy would not hold"
-                around.append(widening("DIR", policy, key, sentence))
-    if not found and around:
+                around.append(widening(_directory(arguments), policy, key, sentence))
+    nearest = min((length for length, _, _ in found), default=None)
+    nearer = [policy for length, policy in foreign if nearest is None or length < nearest]
+    if nearer:
+        sentence = f"{shown(arguments.directory)} is for other machines; {_machine(arguments)}"
+        raise WideningError(
+            "\n".join(widening(_directory(arguments), policy, "share.vms", sentence) for policy in nearer)
+        )
+    if nearest is None and around:
         raise WideningError("\n".join(around))
-    if not found:
+    if nearest is None:
         return None, ()
-    nearest = min(length for length, _, _ in found)
     matches = [(policy, path) for length, policy, path in found if length == nearest]
     if len(matches) > 1 and arguments.tag is not None:
         matches = [(policy, path) for policy, path in matches if policy.share.tag == arguments.tag] or matches
+    if len(matches) > 1:
+        # Said for some machines is nearer than said for any.
+        matches = [(policy, path) for policy, path in matches if policy.vms and arguments.machine] or matches
     if len(matches) > 1:
         names = ", ".join(policy.name for policy, _ in matches)
         sentence = f"{shown(arguments.directory)} is shared by several policies: {names}; run one of them by its name"
         raise PolicyError.of_file(matches[0][0].file, sentence)
     return matches[0]
+
+
+def _has_say(policy: Policy, arguments: Arguments) -> bool:
+    """Where nothing is said of a machine, every policy has."""
+    return not policy.vms or arguments.machine is None or arguments.machine.is_one_of(policy.vms)
+
+
+def _machine(arguments: Arguments) -> str:
+    name = None if arguments.machine is None else arguments.machine.name
+    return "which one this is for cannot be seen" if name is None else f"this is for {shown(name)}"
 
 
 def _within(policy: Policy, directory: Path, path: tuple[str, ...]) -> Share:
@@ -162,10 +196,17 @@ def _within(policy: Policy, directory: Path, path: tuple[str, ...]) -> Share:
     return subtree(share, path, directory)
 
 
-def _unjudged(arguments: Arguments) -> Share:
-    if arguments.tag is None:
+def _unjudged(arguments: Arguments, directory: Path) -> Share:
+    assert arguments.directory is not None  # noqa: S101 - as in offer
+    tag = arguments.tag
+    if tag is None and arguments.machine is not None:
+        # The monitor has a tag of its own then, or the guest reads this one.
+        tag = tag_of(arguments.directory)
+    if tag is None:
         raise MissingArgumentError("no policy speaks of this directory: --tag is required")
-    return applied(Share(name=arguments.tag, source=arguments.directory, tag=arguments.tag), arguments)
+    minimum = loader.site(directory).minimum or arguments.tolerated or Sandbox.minimum
+    share = Share(name=tag, source=arguments.directory, tag=tag, sandbox=Sandbox(minimum))
+    return applied(share, arguments)
 
 
 def _unjudged_socket(arguments: Arguments) -> Socket | None:
@@ -173,5 +214,7 @@ def _unjudged_socket(arguments: Arguments) -> Socket | None:
         return None
     if arguments.socket is None:
         raise MissingArgumentError("no policy speaks of this directory: one of the arguments --socket --fd is required")
-    mode = Socket.mode if arguments.socket_mode is None else arguments.socket_mode
+    mode = PRIVATE if arguments.private else Socket.mode
+    if arguments.socket_mode is not None:
+        mode = arguments.socket_mode
     return Socket(arguments.socket, mode, arguments.socket_group)

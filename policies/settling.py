@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 from virtiofs_sandbox.policies import control, values
+from virtiofs_sandbox.policies.bounding import undividable
 from virtiofs_sandbox.policies.document import (
     BudgetTable,
     CacheTable,
@@ -109,10 +110,15 @@ class _Settling:
         sandbox = _or(document.sandbox, SandboxTable())
         limits = self._limits(_or(_or(document.limits, LimitsTable()).requests, RequestsTable()))
         control_limits = self._control(_or(document.limits, LimitsTable()))
+        max_clients = _or(share.max_clients, Share.max_clients)
+        if max_clients > 1:
+            self._several(max_clients, _or(document.cache, CacheTable()), writeback, limits, control_limits)
         group = self._group(_or(_or(document.limits, LimitsTable()).group, GroupTable()), _or(document.groups, {}))
         if group is not None:
             self._within(group, limits, control_limits.disk)
         socket = self._socket(share, name)
+        if share.vms == ():
+            self._report("share.vms", "it is empty; name at least one machine, or leave it out for any")
         if self.problems:
             raise PolicyError(self.problems)
         return Policy(
@@ -137,11 +143,15 @@ class _Settling:
                 limits=limits,
                 control=control_limits,
                 group=group,
+                max_clients=max_clients,
+                stuck_after=self._stuck_after(_or(document.worker, WorkerTable())),
             ),
             socket=socket,
             file=self.file,
             origins=self.merged.origins,
             intent=self.merged.values.get("cache.intent"),
+            vms=_or(share.vms, ()),
+            persistent=None if isinstance(share.listen, UnsetType) else share.listen == "persistent",
         )
 
     def _directories(self, share: ShareTable) -> tuple[Path | None, tuple[Child, ...]]:
@@ -289,6 +299,41 @@ class _Settling:
             unenforceable=Unenforceable(_or(limits.unenforceable, ControlLimits.unenforceable.value)),
             parent=_or(limits.parent, None),
         )
+
+    def _several(
+        self,
+        number: int,
+        cache: CacheTable,
+        writeback: bool,
+        limits: RequestLimits | None,
+        control_limits: ControlLimits,
+    ) -> None:
+        """What does not go with several clients."""
+        if cache.intent == "exclusive":
+            self._report(
+                "cache.intent",
+                f'"exclusive" says that nobody but one guest uses the files, and share.max_clients is {number}; '
+                'accepted beside it: "shared-read" or "shared-write"',
+            )
+        elif writeback:
+            self._report(
+                "cache.writeback",
+                f"true does not go with share.max_clients = {number}: the others would miss what a guest keeps to "
+                "itself; accepted beside it: false",
+            )
+        for name, fault in undividable(limits, number):
+            self._report(f"limits.requests.{name}", fault)
+        least_pids = control.MIN_PIDS // 2 * (number + 1)
+        if control_limits.pids is not None and control_limits.pids < least_pids:
+            self._report(
+                "limits.pids.max",
+                f"{control_limits.pids} are too few for the workers of share.max_clients = {number}; "
+                f"accepted: {least_pids} or more",
+            )
+
+    def _stuck_after(self, worker: WorkerTable) -> float | None:
+        said = _or(worker.stuck_after, "")
+        return values.stuck_after(said) if said else Share.stuck_after
 
     def _group(self, table: GroupTable, groups: Mapping[str, BudgetTable]) -> Membership | None:
         if isinstance(table.name, UnsetType):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 MAX_TAG_BYTES = 36
 MAX_QUEUES = 8
+MAX_CLIENTS = 64
 
 
 class ShareError(Exception):
@@ -236,7 +237,9 @@ class Share:
 
     *name* stands in log lines; *source* is None exactly where *children* make the tree. *tag* is what the guest mounts
     by, 1 to 36 bytes of UTF-8 (virtio 1.3, section 5.11.4); *timeout* is how long the guest may cache names and
-    attributes, in seconds, None by cache mode; *queues* is the number of request queues offered, 1 to 8.
+    attributes, in seconds, None by cache mode; *queues* is the number of request queues offered, 1 to 8; *max_clients*
+    how many monitors are served at once, each in a jail of its own; *stuck_after* the seconds after which a request in
+    flight makes its worker a stuck one, None never.
     """
 
     name: str
@@ -256,6 +259,8 @@ class Share:
     limits: RequestLimits | None = None
     control: ControlLimits = ControlLimits()
     group: Membership | None = None
+    max_clients: int = 1
+    stuck_after: float | None = 60.0
 
     def __post_init__(self) -> None:
         check_tag(self.tag)
@@ -274,6 +279,12 @@ def check_tag(tag: str) -> str:
     if not 1 <= len(tag.encode()) <= MAX_TAG_BYTES:
         raise ShareError(f"tag {tag!r} has {len(tag.encode())} bytes: 1 to {MAX_TAG_BYTES} are accepted")
     return tag
+
+
+def tag_of(directory: Path) -> str:
+    """A tag for *directory* where nobody chose one: its name, as far as a tag takes it."""
+    name = "".join(character if character.isprintable() else "_" for character in directory.name)
+    return name.encode(errors="replace")[:MAX_TAG_BYTES].decode(errors="ignore") or "root"
 
 
 def resolve_source(directory: Path) -> Path:

@@ -170,6 +170,11 @@ def max_delay(text: str) -> float:
     return within(text, 0.001, MAX_DURATION, '"1ms" to "24h"')
 
 
+def stuck_after(text: str) -> float | None:
+    """Seconds, None for never."""
+    return None if text == "never" else within(text, 10.0, MAX_DURATION, '"10s" to "24h", or "never"')
+
+
 def within(text: str, shortest: float, longest: float, accepted: str) -> float:
     """Seconds, of a duration between two."""
     seconds = duration(text)
@@ -205,6 +210,13 @@ def child_name(name: str) -> str:
         raise Refused(f"{quoted(name)} has characters that cannot be printed")
     if len(name.encode()) > MAX_NAME_BYTES:
         raise Refused(f"{quoted(name)} has {len(name.encode())} bytes; at most {MAX_NAME_BYTES} are accepted")
+    return name
+
+
+def machine(name: str) -> str:
+    """The name of a virtual machine, in which * and ? stand for others."""
+    if not name.isprintable() or not name or len(name.encode(errors="surrogateescape")) > MAX_NAME_BYTES:
+        raise Refused(f"{quoted(name)} is no name of a machine; 1 to {MAX_NAME_BYTES} printable bytes are accepted")
     return name
 
 

@@ -45,8 +45,8 @@ class Drawing(Protocol):
     def settled(self) -> bool:
         """No worker is told of a part that it has not taken over."""
 
-    def statistics(self) -> tuple[int, Statistics] | None:
-        """The generation and the counters of the worker that serves, as it claims."""
+    def statistics(self) -> Mapping[int, Statistics]:
+        """By generation, the counters of each worker there is, as it claims."""
 
     def disk_usage(self) -> Mapping[str, int]:
         """What its control groups have counted, by the fields of Rates."""
@@ -252,12 +252,10 @@ def _rates(budget: Rates, parts: tuple[int, ...], table: str) -> Rates:
 
 
 def _usage(drawing: Drawing) -> Usage:
-    counts = {f"disk.{name}": count for name, count in drawing.disk_usage().items()}
-    worker = drawing.statistics()
-    if worker is None:
-        return Usage(0, counts)
-    source, statistics = worker
-    for name, passed in statistics.throttled.items():
-        counts[f"requests.{name}_ops"] = passed.admitted
-        counts[f"requests.{name}"] = passed.bytes_admitted
-    return Usage(source, counts)
+    workers: dict[int, dict[str, int]] = {}
+    for generation, statistics in drawing.statistics().items():
+        counts = workers[generation] = {}
+        for name, passed in statistics.throttled.items():
+            counts[f"requests.{name}_ops"] = passed.admitted
+            counts[f"requests.{name}"] = passed.bytes_admitted
+    return Usage(workers, {f"disk.{name}": count for name, count in drawing.disk_usage().items()})

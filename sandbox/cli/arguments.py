@@ -7,9 +7,20 @@ import grp
 import os
 from pathlib import Path
 
+from virtiofs_sandbox.cli.logform import LogForm
 from virtiofs_sandbox.policies.places import control_directory, default_directory
 from virtiofs_sandbox.policies.share import ShareError, check_tag
 from virtiofs_sandbox.policies.values import MetricsAddress, Refused, metrics_address
+
+
+class Version(argparse.Action):
+    """Looks the version up only when asked: reading package metadata takes longer than the rest of a start."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import importlib.metadata  # noqa: PLC0415 - for the same reason
+
+        print(f"virtiofs-sandbox {importlib.metadata.version('virtiofs-sandbox')}")
+        parser.exit()
 
 
 def add_policy_dir(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +48,11 @@ def add_share(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
         help="the policy's name; where a directory is shared without a policy, its tag",
     )
     add_control_dir(parser)
+
+
+def add_now(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """--now."""
+    parser.add_argument("--now", action="store_true", help=meaning)
 
 
 def add_control_dir(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +86,18 @@ def metrics(text: str) -> MetricsAddress:
         return metrics_address(text if ":" in text or text.startswith("/") else os.path.abspath(text))
     except Refused as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def add_log_format(parser: argparse.ArgumentParser) -> None:
+    """--log-format; output.form_of gives what its value comes to."""
+    parser.add_argument(
+        "--log-format",
+        type=LogForm,
+        choices=list(LogForm),
+        metavar="{text,json,journal}",
+        help="lines for people or JSON on standard error, or systemd's journal "
+        "(default: journal where standard error leads there, else text)",
+    )
 
 
 def tag(text: str) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from virtiofs_sandbox.budgets.member import Part
 from virtiofs_sandbox.cgroups import hierarchies
+from virtiofs_sandbox.cgroups.following import follow
 from virtiofs_sandbox.cgroups.groups import Groups, sweep
 from virtiofs_sandbox.cgroups.planning import CannotLimitError, bases
 from virtiofs_sandbox.confine import LaunchPlan
@@ -17,14 +19,15 @@ from virtiofs_sandbox.ipc.stats import Statistics
 from virtiofs_sandbox.policies.share import Share
 from virtiofs_sandbox.supervisor.answers import ShareAnswers
 from virtiofs_sandbox.supervisor.denials import Denials
-from virtiofs_sandbox.supervisor.events import GroupsLeft, HostLacks, LimitNotHeld, Sink
+from virtiofs_sandbox.supervisor.events import GroupNotFollowed, GroupsLeft, HostLacks, LimitNotHeld, Sink
 from virtiofs_sandbox.supervisor.listener import Listener
 from virtiofs_sandbox.supervisor.reloader import Reload, Reloader
 from virtiofs_sandbox.supervisor.service import Service, StartError
 from virtiofs_sandbox.supervisor.sharing import Sharing
 from virtiofs_sandbox.supervisor.spares import Spares
-from virtiofs_sandbox.supervisor.tallies import Tallies, Tally
+from virtiofs_sandbox.supervisor.tallies import Tallies
 from virtiofs_sandbox.supervisor.timing import Timing
+from virtiofs_sandbox.supervisor.watching import Watching
 from virtiofs_sandbox.supervisor.worker import Terms, Worker, launch_worker
 from virtiofs_sandbox.supervisor.zygotes import Zygotes
 
@@ -46,6 +49,11 @@ class Common:
     spares: Spares
     tallies: Tallies
 
+    @cached_property
+    def watching(self) -> Watching:
+        """Finds workers of all shares that hang."""
+        return Watching(self.timing)
+
 
 class ActiveShare:
     """To be made inside the event loop; then `start`, `listen`, and in the end `stop`, whatever happened."""
@@ -58,12 +66,17 @@ class ActiveShare:
         *,
         reload: Reload | None = None,
         policy: Path | None = None,
+        follow_cgroup: bool = False,
     ) -> None:
-        """*reload* reads the share's policy again, *policy* is the file it goes by."""
+        """*reload* reads the share's policy again, *policy* is the file it goes by. With *follow_cgroup* each jail is
+        launched in the control groups that this process is in by then; the share's own come on top.
+        """
         self.name = share.name
         self.policy = policy
+        self.tally = common.tallies.begin(share.name)
         self._common = common
         self._plan = plan
+        self._follow_cgroup = follow_cgroup
         self.groups = Groups(share.name, self._limit_not_held)
         self.sharing = Sharing(common.budgets, self._limit_not_held)
         self.service = Service(
@@ -73,14 +86,10 @@ class ActiveShare:
             common.timing,
             policy=policy,
             spares=common.spares,
+            watching=common.watching,
         )
         self.reloader = Reloader(self.service, self.groups, reload, common.refusals, common.sink, sharing=self.sharing)
         self.answers = ShareAnswers(self.service, self.groups, self.reloader, policy, common.sink, sharing=self.sharing)
-
-    @property
-    def tally(self) -> Tally:
-        """What has happened to it, and what its workers have counted."""
-        return self._common.tallies.of(self.name)
 
     async def start(self) -> None:
         """Makes the control groups, and returns once a worker is warm in them, or at once where the budget of spares
@@ -111,7 +120,7 @@ class ActiveShare:
         finally:
             self.sharing.close()
             left = await self.groups.close()
-            self._common.tallies.forget(self.name)
+            self._common.tallies.end(self.name, self.tally)
         if left:
             self._common.sink(GroupsLeft(self.name, left))
         return clean and not left
@@ -123,12 +132,24 @@ class ActiveShare:
     async def _launch(self, generation: int, terms: Terms) -> Worker:
         joined = self.groups.joined
         plan = dataclasses.replace(terms.plan, cgroups=joined)
+        if self._follow_cgroup:
+            self._take_along()
         worker = await launch_worker(dataclasses.replace(terms, plan=plan), generation, self._common.zygotes)
         if joined != self.groups.joined:
             # A reload came between.
             self.groups.enter(worker.pid)
         self._common.denials.launched(self.name, generation, worker.pid)
         return worker
+
+    def _take_along(self) -> None:
+        """Jails are forked by the zygote, and into its groups."""
+        zygote = self._common.zygotes.pid
+        try:
+            problems = () if zygote is None else follow(zygote)
+        except OSError as error:
+            problems = (f"control groups cannot be looked up: {error}",)
+        for problem in problems:
+            self._common.sink(GroupNotFollowed(self.name, problem))
 
     def _limit_not_held(self, sentence: str) -> None:
         self._common.sink(LimitNotHeld(self.name, sentence))
@@ -146,10 +167,9 @@ class _Drawing:
     def settled(self) -> bool:
         return self.service.settled
 
-    def statistics(self) -> tuple[int, Statistics] | None:
-        slot = self.service.slot
-        found = None if slot is None else slot.statistics()
-        return None if slot is None or found is None else (slot.generation, found)
+    def statistics(self) -> Mapping[int, Statistics]:
+        found = {slot.generation: slot.statistics() for slot in self.service.slots}
+        return {generation: counted for generation, counted in found.items() if counted is not None}
 
     def disk_usage(self) -> Mapping[str, int]:
         return self.groups.disk_usage()

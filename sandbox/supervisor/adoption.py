@@ -117,7 +117,8 @@ class Adoption:
         while self._target is not self._tried:
             target = self._target
             # A part of a budget changes all the time, and nothing else with it.
-            of_policy = replace(target, part=self._tried.part) != self._tried or target.part == self._tried.part
+            apart = replace(target, part=self._tried.part, among=self._tried.among)
+            of_policy = apart != self._tried or apart == target
             self._unmade = {} if of_policy else self._unmade
             await self._change_mounts(worker, target, next_loosening)
             if not await self._tell(worker, target, quietly=not of_policy):

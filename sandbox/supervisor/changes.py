@@ -21,6 +21,7 @@ from virtiofs_sandbox.policies.share import Child, RequestLimits, Share
 class Reach(enum.Enum):
     """From the change that needs least to the one that cannot be made."""
 
+    SERVICE = "the supervisor alone goes by it"
     GROUPS = "the running jail's control groups take it over"
     SETTINGS = "the running worker takes it over"
     MOUNTS = "the running jail takes it over, by mounts and then its worker"
@@ -34,15 +35,18 @@ class Reach(enum.Enum):
 
 REACH: Mapping[str, Reach] = MappingProxyType(
     {
-        # Log lines, the guest's mount command and the configuration space go by these.
+        # Log lines, control groups and the control socket go by it.
         "name": Reach.NONE,
-        "tag": Reach.NONE,
+        "max_clients": Reach.SERVICE,
+        "stuck_after": Reach.SERVICE,
         "control": Reach.GROUPS,
         "log_level": Reach.SETTINGS,
         "paths": Reach.SETTINGS,
         "limits": Reach.SETTINGS,
         "group": Reach.SETTINGS,
         "children": Reach.MOUNTS,
+        # In the device's configuration space, which the guest has read.
+        "tag": Reach.JAIL,
         # The mount, Landlock's rule on it, capabilities and id maps are made once.
         "source": Reach.JAIL,
         "access": Reach.JAIL,
@@ -59,7 +63,15 @@ REACH: Mapping[str, Reach] = MappingProxyType(
 
 
 # As the policy calls it.
-_SAID: Mapping[str, str] = MappingProxyType({"limits": "limits.requests", "control": "limits", "group": "limits.group"})
+_SAID: Mapping[str, str] = MappingProxyType(
+    {
+        "limits": "limits.requests",
+        "control": "limits",
+        "group": "limits.group",
+        "max_clients": "share.max_clients",
+        "stuck_after": "worker.stuck_after",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,7 @@ def refusal(old: Share, new: Share) -> str | None:
     """Why *new* cannot take the place of *old* while it runs."""
     kept = [change.words for change in changes(old, new) if change.reach is Reach.NONE]
     if kept:
-        return f"{'; '.join(kept)}: a running share keeps its name and tag; stop it and start it anew"
+        return f"{'; '.join(kept)}: a running share keeps its name; stop it and start it anew"
     try:
         encode_settings(live_settings(new, new, ()))
     except ConfigError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -83,6 +83,18 @@ class LimitNotHeld(Event):
 
 
 @dataclass(frozen=True)
+class GroupNotFollowed(Event):
+    """The supervisor is in a control group that its workers are not in."""
+
+    sentence: str
+
+    _LEVEL = LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+@dataclass(frozen=True)
 class GroupsLeft(Event):
     """Control groups that could not be removed."""
 
@@ -98,6 +110,7 @@ class GroupsLeft(Event):
 class AcceptFailed(Event):
     reason: str
     pause: float
+    errno: int | None
 
     _LEVEL = LogLevel.ERROR
 
@@ -107,13 +120,15 @@ class AcceptFailed(Event):
 
 @dataclass(frozen=True)
 class ClientWaits(Event):
+    """*holders* have all the places that there are; none where there is one free."""
+
     client: Peer
-    holder: Peer | None
+    holders: tuple[Peer, ...]
 
     _LEVEL = LogLevel.DEBUG
 
     def __str__(self) -> str:
-        return f"{self.client} connected and waits" + (f" for {self.holder} to go" if self.holder else "")
+        return f"{self.client} connected and waits" + (f" for {_either(self.holders)} to go" if self.holders else "")
 
 
 @dataclass(frozen=True)
@@ -128,17 +143,27 @@ class ClientsGaveUp(Event):
 
 @dataclass(frozen=True)
 class ClientRefused(Event):
+    """*holders* have all the places that there are, and stay."""
+
     client: Peer
-    holder: Peer
+    holders: tuple[Peer, ...]
     after: float
 
     _LEVEL = LogLevel.WARNING
 
     def __str__(self) -> str:
+        if len(self.holders) == 1:
+            because = f"{self.holders[0]} is connected, and a share serves one monitor at a time"
+        else:
+            because = f"{len(self.holders)} are connected, as many as share.max_clients says"
         return (
-            f"{self.client} turned away after {self.after:g} s: {self.holder} is connected, and a share serves one "
-            "monitor at a time; give the second machine a share of its own"
+            f"{self.client} turned away after {self.after:g} s: {because}; "
+            "give the machine a share of its own, or raise share.max_clients"
         )
+
+
+def _either(peers: tuple[Peer, ...]) -> str:
+    return str(peers[0]) if len(peers) == 1 else f"one of {len(peers)}"
 
 
 @dataclass(frozen=True)
@@ -158,6 +183,31 @@ class ClientServed(WorkerEvent):
 
     def __str__(self) -> str:
         return f"connected; handed to the worker after {self.waited * 1000:.0f} ms"
+
+
+@dataclass(frozen=True)
+class ClientReturned(WorkerEvent):
+    """Its worker ended with the connection unreceived, so that not a byte of it can have been read."""
+
+    _LEVEL = LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return "waits for the next worker: this one ended without having taken the connection"
+
+
+@dataclass(frozen=True)
+class RequestHangs(WorkerEvent):
+    """The kernel waits for the storage on the worker's behalf."""
+
+    seconds: float
+
+    _LEVEL = LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return (
+            f"a request has been in flight for {self.seconds:.0f} s, and the worker waits for the share's storage; "
+            "it goes on when the storage answers (worker.stuck_after)"
+        )
 
 
 @dataclass(frozen=True)
@@ -388,12 +438,12 @@ class TakesEffectLater(WorkerEvent):
 
 @dataclass(frozen=True)
 class WorkerReplaced(WorkerEvent):
-    """It was warm, and launched by what the policy said before."""
+    """It was warm, and launched by what the policy said before, or before somebody asked for a new one."""
 
     _LEVEL = LogLevel.DEBUG
 
     def __str__(self) -> str:
-        return "replaced: it was launched before the reload"
+        return "replaced: it was launched before the reload or restart"
 
 
 @dataclass(frozen=True)
@@ -471,10 +521,11 @@ class ReloadRefused(Event):
 
 @dataclass(frozen=True)
 class LimitsChanged(Event):
-    """By a request of *by*; *changes* in words."""
+    """By a request of *by*; *changes* in words, *rates* in bytes or operations a second; None: no limit any more."""
 
     by: Peer
     changes: tuple[str, ...]
+    rates: Mapping[str, int | None]
 
     def __str__(self) -> str:
         return f"limits changed by {self.by}: {'; '.join(self.changes)}"
@@ -487,7 +538,7 @@ class NoControlSocket(Event):
     _LEVEL = LogLevel.WARNING
 
     def __str__(self) -> str:
-        return f"no control socket, so reload, status and limit do not reach this share: {self.reason}"
+        return f"no control socket, so no command reaches this share: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -525,12 +576,110 @@ class ControlFailed(Event):
 
 
 @dataclass(frozen=True)
+class ShareFailed(Event):
+    """It cannot be started. *repeated*: for the reason that was told last time."""
+
+    reason: str
+    retry: float
+    repeated: bool
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.DEBUG if self.repeated else LogLevel.ERROR
+
+    def __str__(self) -> str:
+        return f"not in service: {self.reason}; trying again in {self.retry:.1f} s, and on reload"
+
+
+@dataclass(frozen=True)
+class PolicyBroken(Event):
+    """The file of a policy says what cannot be. *in_service*: its share is served by what it said before."""
+
+    reason: str
+    in_service: bool
+
+    _LEVEL = LogLevel.ERROR
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {'the share stays as it was' if self.in_service else 'the share is not started'}"
+
+
+@dataclass(frozen=True)
+class SocketKept(Event):
+    """The policy names another socket, which cannot be made."""
+
+    reason: str
+
+    _LEVEL = LogLevel.ERROR
+
+    def __str__(self) -> str:
+        return f"the socket stays what it was: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Withdrawn(Event):
+    """The share accepts nobody any more, because of *reason*; *clients* stay until they leave."""
+
+    reason: str
+    clients: tuple[Peer, ...]
+
+    def __str__(self) -> str:
+        stay = f"; {', '.join(map(str, self.clients))} may stay until it leaves" if self.clients else ""
+        return f"{self.reason}: no longer accepting connections{stay}"
+
+
+@dataclass(frozen=True)
+class InService(Event):
+    """All shares of a supervisor were tried: so many *serve*, so many have *failed*; policies are in *directory*."""
+
+    serve: int
+    failed: int
+    directory: Path
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.WARNING if self.failed else LogLevel.INFO
+
+    def __str__(self) -> str:
+        if not self.serve and not self.failed:
+            return f"no policy in {self.directory} yet: waiting for a reload"
+        failed = f", {self.failed} not" if self.failed else ""
+        return f"{self.serve} share(s) of {self.directory} in service{failed}"
+
+
+@dataclass(frozen=True)
+class SocketUnclaimed(Event):
+    """A socket was passed to us that no policy speaks of."""
+
+    name: str
+    address: str
+
+    _LEVEL = LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return (
+            f"inherited socket {self.name!r} ({self.address}) belongs to no share: name it after one "
+            "(FileDescriptorName=), or listen where a policy's socket is; whoever connects to it waits"
+        )
+
+
+@dataclass(frozen=True)
 class Stopping(Event):
     reason: str
     grace: float
 
     def __str__(self) -> str:
         return f"stopping on {self.reason}; the worker has {self.grace:g} s to drain, a second signal ends it at once"
+
+
+@dataclass(frozen=True)
+class LastClientLeft(Event):
+    """The client has left for which the share was there."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"ending with its client: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -544,6 +693,30 @@ class StillThere(Event):
     def __str__(self) -> str:
         pids = ", ".join(map(str, self.pids))
         return f"killed, but not gone: pid {pids}; it hangs in the kernel, most likely on the share's storage"
+
+
+@dataclass(frozen=True)
+class LinesLost(Event):
+    """Of the log itself; its share is the empty name."""
+
+    lines: int
+
+    _LEVEL = LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return f"{self.lines} log lines lost: nobody took them"
+
+
+@dataclass(frozen=True)
+class Failed(Event):
+    """The share could not be started, for *reason*."""
+
+    reason: str
+
+    _LEVEL = LogLevel.ERROR
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""One share in service: its listener, the line of waiting monitors, the worker that serves and the one that is warm.
+"""One share in service: its listener, the line of waiting monitors, the workers that serve and the one that is warm.
 
-There is at most one *holder*, the slot whose client has the place, and one *next*, the slot that will have it. Without
-a client in the line there is a next only if the supervisor's budget of spares has one for this share. Whatever happens
-ends in `_settle`, which looks at the whole picture and does what is due; nothing else decides.
+There are as many places as the policy says clients may be. Each *holder* is a slot whose client has one of them, and
+there is at most one *next*, the slot that will have one. Without a client in the line there is a next only if the
+supervisor's budget of spares has one for this share. Whatever happens ends in `_settle`, which looks at the whole
+picture and does what is due; nothing else decides.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ import asyncio
 import dataclasses
 import math
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from virtiofs_sandbox.ipc.exits import ExitCode
-from virtiofs_sandbox.policies.share import Rates
+from virtiofs_sandbox.policies.share import Rates, Share
 from virtiofs_sandbox.supervisor.backoff import Backoff
 from virtiofs_sandbox.supervisor.changes import Change, Reach, changes
-from virtiofs_sandbox.supervisor.clients import Client
+from virtiofs_sandbox.supervisor.clients import Client, Peer
 from virtiofs_sandbox.supervisor.events import (
     AcceptFailed,
     BackingOff,
@@ -40,6 +41,7 @@ from virtiofs_sandbox.supervisor.spares import Spares
 from virtiofs_sandbox.supervisor.states import GOING, State
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.waiting import WaitingLine
+from virtiofs_sandbox.supervisor.watching import Watching
 from virtiofs_sandbox.supervisor.worker import Terms
 
 _ACCEPTS_AT_ONCE = 16
@@ -72,9 +74,11 @@ class Service:
         *,
         policy: Path | None = None,
         spares: Spares | None = None,
+        watching: Watching | None = None,
     ) -> None:
         """*launch* launches the worker of a generation, by the terms that hold when its turn comes; they are those of
-        the file *policy*. *restarts* counts workers that failed and were replaced. Without *spares* there is one.
+        the file *policy*. *restarts* counts workers that failed and were replaced. *spares* and *watching* are those of
+        all shares of a supervisor; without *spares* there is one.
         """
         self._share = terms.share.name
         self._terms = terms
@@ -86,11 +90,12 @@ class Service:
         self._line = WaitingLine(timing.patience)
         self._backoff = Backoff(timing.backoff)
         self._not_before = -math.inf
+        self._watching = watching or Watching(timing)
         self._claim = (Spares(1) if spares is None else spares).claim(self._settle_soon)
         self._departure: asyncio.Future[Departure] = self._loop.create_future()
         self._listener: Listener | None = None
         self._accepting = False
-        self._holder: Slot | None = None
+        self._holders: list[Slot] = []
         self._next: Slot | None = None
         self._replaced: list[Slot] = []
         self._launched = 0
@@ -106,12 +111,17 @@ class Service:
         return self._terms
 
     @property
+    def holders(self) -> tuple[Slot, ...]:
+        """Those whose clients have the places, in the order in which they got them."""
+        return tuple(self._holders)
+
+    @property
     def slots(self) -> tuple[Slot, ...]:
-        return tuple(slot for slot in (self._holder, self._next, *self._replaced) if slot is not None)
+        return tuple(slot for slot in (*self._holders, self._next, *self._replaced) if slot is not None)
 
     @property
     def slot(self) -> Slot | None:
-        """The one whose client has the place, else the one that will have it."""
+        """The first whose client has a place, else the one that will have it."""
         return next(iter(self.slots), None)
 
     @property
@@ -129,6 +139,16 @@ class Service:
     @property
     def stopping(self) -> bool:
         return self._stopping
+
+    @property
+    def listener(self) -> Listener | None:
+        """Where connections are accepted."""
+        return self._listener
+
+    @property
+    def clients(self) -> tuple[Peer, ...]:
+        """Who is served now."""
+        return tuple(slot.peer for slot in self.slots if slot.peer is not None)
 
     @property
     def socket(self) -> str | None:
@@ -182,34 +202,80 @@ class Service:
         if self._stopping:
             return ()
         terms = dataclasses.replace(terms, part=self._terms.part)
-        self._terms = terms
-        words: tuple[str, ...] = ()
-        if self._holder is not None:
-            late = _beyond(Reach.MOUNTS, self._holder, terms)
-            if late and self._holder.state not in GOING:
-                words = tuple(change.words for change in late)
-                self._sink(TakesEffectLater(self._share, self._holder.generation, self._holder.peer, words))
-            self._holder.adopt(terms)
-        if self._next is None:
-            return words
-        # Mounts of a jail that nobody uses yet are sooner made anew than changed.
-        same_mounts = JailMounts.built(self._next.terms.plan) == JailMounts.built(terms.plan)
-        if self._next.state is State.BACKOFF or (same_mounts and not _beyond(Reach.SETTINGS, self._next, terms)):
-            self._next.adopt(terms)
-            return words
-        self._sink(WorkerReplaced(self._share, self._next.generation, None))
-        self._retire(self._next)
+        before, self._terms = self._terms.share, terms
+        # Each of them once, whichever holders it waits for.
+        waiting = dict.fromkeys(self._too_many(before))
+        for holder in self._holders:
+            late = tuple(change.words for change in _beyond(Reach.MOUNTS, holder, terms))
+            if late and holder.state not in GOING:
+                waiting |= dict.fromkeys(late)
+                self._sink(TakesEffectLater(self._share, holder.generation, holder.peer, late))
+            holder.adopt(dataclasses.replace(terms, among=holder.newest.among))
+        if self._next is not None:
+            # Mounts of a jail that nobody uses yet are sooner made anew than changed.
+            same_mounts = JailMounts.built(self._next.terms.plan) == JailMounts.built(terms.plan)
+            if self._next.state is State.BACKOFF or (same_mounts and not _beyond(Reach.SETTINGS, self._next, terms)):
+                self._next.adopt(dataclasses.replace(terms, among=self._next.newest.among))
+            else:
+                self._sink(WorkerReplaced(self._share, self._next.generation, None))
+                self._retire(self._next)
         self._settle_soon()
-        return words
+        return tuple(waiting)
+
+    def _too_many(self, before: Share) -> Iterator[str]:
+        """Nobody is sent away because there are fewer places than before."""
+        if len(self._staying) > self._places:
+            for change in changes(before, self._terms.share):
+                if change.field == "max_clients":
+                    yield change.words
+
+    def renew(self, *, now: bool) -> None:
+        """Whoever comes from now on is served by a worker that is launched after this; *now*: who is served already
+        loses its connection.
+        """
+        self._not_before = -math.inf
+        if self._next is not None:
+            self._sink(WorkerReplaced(self._share, self._next.generation, None))
+            self._retire(self._next)
+        if now:
+            self.end_clients()
+        self._settle_soon()
+
+    def end_clients(self) -> None:
+        """Ends the jails that serve, so that what waits for them takes effect. Their clients lose the connection."""
+        for slot in self.slots:
+            if slot.peer is not None:
+                slot.stop(self._timing.stop_grace)
+
+    def move(self, listener: Listener) -> None:
+        """Accepts on *listener* instead. Who has connected to the one before is served."""
+        if self._listener is not None:
+            self._accept_ready()
+            self._close_listener()
+        self.listen(listener)
+
+    def withdraw(self) -> None:
+        """Accepts nobody from now on, and launches nothing: `vacated` when its clients have left. `listen` ends it."""
+        self._close_listener()
+        self._line.close()
+        self._claim.want(wanted=False)
+        if self._next is not None:
+            self._retire(self._next)
+        self._settle_soon()
+
+    async def vacated(self) -> None:
+        """Returns once there is no worker, which without a listener is for good."""
+        while self.slots:
+            self._settle()
+            if self.slots:
+                await self._changed()
 
     def hold_to(self, part: Rates | None) -> None:
         """Whatever the share asks of its workers, it is no more than *part* of its group's budget from now on."""
         if self._terms.part == part:
             return
         self._terms = dataclasses.replace(self._terms, part=part)
-        for slot in (self._holder, self._next):
-            if slot is not None:
-                slot.adopt(self._terms)
+        self._share_out()
 
     async def stop(self, grace: float) -> bool:
         """Closes the socket, asks the workers to end and waits until they have, by force if need be.
@@ -218,10 +284,7 @@ class Service:
         """
         self._stopping = True
         self._claim.close()
-        self._pause_accepting()
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        self._close_listener()
         self._line.close()
         for slot in self.slots:
             slot.stop(grace)
@@ -250,13 +313,14 @@ class Service:
     def _new_slot(self) -> Slot:
         self._launched += 1
         return Slot(
-            self._terms,
+            self._among(len(self._holders) + 1),
             # A u32 in every message; wrapped around it would still tell neighbours apart.
             self._launched & 0xFFFFFFFF,
             launch=self._launch,
             sink=self._sink,
             changed=self._slot_changed,
             timing=self._timing,
+            watching=self._watching,
             delay=max(0.0, self._not_before - self._loop.time()),
         )
 
@@ -283,14 +347,26 @@ class Service:
         if departed:
             self._sink(ClientsGaveUp(self._share, departed))
         self._provide()
-        self._seat()
+        self._share_out()
+        if self._seat():
+            self._provide()
+            self._share_out()
         self._look_after_the_line()
         if not self._line.full:
             self._resume_accepting()
 
+    @property
+    def _places(self) -> int:
+        return self._terms.share.max_clients
+
+    @property
+    def _staying(self) -> list[Slot]:
+        """Holders that nobody expects to go."""
+        return [holder for holder in self._holders if holder.state not in GOING]
+
     def _provide(self) -> None:
         """Sees to it that there is a next for who waits, or as a spare, and else none."""
-        room = self._holder is None or self._holder.state in GOING
+        room = len(self._staying) < self._places
         spare = self._claim.want(wanted=room and not self._line)
         needed = room and (bool(self._line) or spare)
         if needed and self._next is None:
@@ -305,11 +381,24 @@ class Service:
         self._replaced.append(slot)
         self._next = None
 
+    def _share_out(self) -> None:
+        """Has the limits divided among all holders, and the next as soon as somebody waits for it."""
+        present = len(self._holders)
+        coming = int(bool(self._line) and self._next is not None and present < self._places)
+        for holder in self._holders:
+            _follow(holder, self._among(present + coming))
+        if self._next is not None:
+            _follow(self._next, self._among(present + 1))
+
+    def _among(self, number: int) -> Terms:
+        """What one of so many holders goes by."""
+        limited = self._places > 1 and self._terms.bounded.limits is not None
+        return dataclasses.replace(self._terms, among=max(1, min(number, self._places)) if limited else 1)
+
     def _bury(self) -> None:
         """Forgets slots that are gone, and notes how long the next launch has to wait for it."""
         gone = [slot for slot in self.slots if slot.state is State.GONE]
-        if self._holder in gone:
-            self._holder = None
+        self._holders = [holder for holder in self._holders if holder not in gone]
         if self._next in gone:
             self._next = None
         self._replaced = [slot for slot in self._replaced if slot not in gone]
@@ -319,9 +408,18 @@ class Service:
                 self.restarts += 1
                 delay = self._backoff.failed(self._loop.time())
                 self._not_before = self._loop.time() + delay
-            self._note_departure(slot)
+            if slot.returned is not None:
+                self._take_back(slot.returned)
+            else:
+                self._note_departure(slot)
         if delay:
             self._sink(BackingOff(self._share, self._backoff.failures, delay))
+
+    def _take_back(self, client: Client) -> None:
+        if self._stopping:
+            client.close()
+        else:
+            self._line.rejoin(client)
 
     def _note_departure(self, slot: Slot) -> None:
         if self._departure.done():
@@ -340,31 +438,38 @@ class Service:
                 Departure(clean=False, protocol_error=False, reason=f"no worker gets ready: {slot.failure}")
             )
 
-    def _seat(self) -> None:
-        """Gives the place, if it is free, to whoever is first in line."""
-        if self._holder is not None or self._next is None or not self._next.takes_client:
-            return
+    def _seat(self) -> bool:
+        """Gives a place, if one is free, to whoever is first in line. The others must have made room by then: of the
+        limits nobody has more than is left.
+        """
+        if len(self._holders) >= self._places or self._next is None or not self._next.takes_client:
+            return False
+        if not all(holder.settled for holder in self._holders):
+            return False
         client = self._line.call_up()
         if client is None:
-            return
-        if self._next.serve(client):
-            self._holder, self._next = self._next, None
-        else:
+            return False
+        if not self._next.serve(client):
             self._line.rejoin(client)
+            return False
+        self._holders.append(self._next)
+        self._next = None
+        return True
 
     def _look_after_the_line(self) -> None:
-        """Turns away who waited too long beside a holder that stays, and sees to it that we look again in time."""
+        """Turns away who waited too long beside holders that stay, and sees to it that we look again in time."""
         if not self._line:
             return
-        holder = self._holder
         look_again = self._loop.time() + self._timing.patience
-        if holder is not None and holder.peer is not None and holder.state is State.SERVING:
-            if holder.notice_hang_up():
+        serving = [holder for holder in self._holders if holder.state is State.SERVING]
+        if len(serving) >= self._places:
+            if any(holder.notice_hang_up() for holder in serving):
                 return
-            for client in self._line.overdue(self._loop.time(), holder.since):
-                self._sink(ClientRefused(self._share, client.peer, holder.peer, self._timing.patience))
+            since = max(holder.since for holder in serving)
+            for client in self._line.overdue(self._loop.time(), since):
+                self._sink(ClientRefused(self._share, client.peer, _peers(serving), self._timing.patience))
                 client.close()
-            look_again = self._line.next_deadline(holder.since) or look_again
+            look_again = self._line.next_deadline(since) or look_again
         if self._line:
             self._timer = self._loop.call_at(look_again, self._settle)
 
@@ -392,7 +497,7 @@ class Service:
             connection = self._listener.accept()
         except OSError as error:
             pause = self._timing.accept_pause
-            self._sink(AcceptFailed(self._share, error.strerror or str(error), pause))
+            self._sink(AcceptFailed(self._share, error.strerror or str(error), pause, error.errno))
             self._pause_accepting()
             self._loop.call_later(pause, self._settle_soon)
             return False
@@ -400,13 +505,20 @@ class Service:
             return False
         client = Client(connection, self._loop.time())
         self._line.join(client)
-        self._sink(ClientWaits(self._share, client.peer, self._holder.peer if self._holder else None))
+        full = len(self._holders) >= self._places
+        self._sink(ClientWaits(self._share, client.peer, _peers(self._holders) if full else ()))
         self._settle_soon()
         if self._line.full:
             self._line.drop_departed()
         if self._line.full:
             self._pause_accepting()
         return not self._line.full
+
+    def _close_listener(self) -> None:
+        self._pause_accepting()
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
 
     def _resume_accepting(self) -> None:
         if self._listener is not None and not self._accepting:
@@ -417,6 +529,15 @@ class Service:
         if self._listener is not None and self._accepting:
             self._accepting = False
             self._loop.remove_reader(self._listener.fileno())
+
+
+def _follow(slot: Slot, terms: Terms) -> None:
+    if slot.newest != terms:
+        slot.adopt(terms)
+
+
+def _peers(slots: Iterable[Slot]) -> tuple[Peer, ...]:
+    return tuple(slot.peer for slot in slots if slot.peer is not None)
 
 
 def _beyond(reach: Reach, slot: Slot, terms: Terms) -> list[Change]:

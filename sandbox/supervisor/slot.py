@@ -16,9 +16,11 @@ from virtiofs_sandbox.supervisor.clients import Client, Peer
 from virtiofs_sandbox.supervisor.dialogue import WrongAnswerError
 from virtiofs_sandbox.supervisor.events import (
     ClientProgress,
+    ClientReturned,
     ClientServed,
     LaunchFailed,
     LinesDropped,
+    RequestHangs,
     Sink,
     WorkerEnded,
     WorkerKilled,
@@ -28,6 +30,7 @@ from virtiofs_sandbox.supervisor.events import (
 from virtiofs_sandbox.supervisor.loglines import Dropped, LogLine
 from virtiofs_sandbox.supervisor.states import ADOPTING, Event, OutOfOrderError, State, next_state
 from virtiofs_sandbox.supervisor.timing import Timing
+from virtiofs_sandbox.supervisor.watching import Watching
 from virtiofs_sandbox.supervisor.worker import Terms, Worker, start_message, stop_message
 
 _MESSAGE_EVENTS = {
@@ -40,7 +43,11 @@ Launch = Callable[[int, Terms], Awaitable[Worker]]
 
 
 class Slot:
-    """Launches after *delay* seconds; tells *changed* after every change of state. Ends in State.GONE, once."""
+    """Launches after *delay* seconds; tells *changed* after every change of state. Ends in State.GONE, once.
+
+    *terms* are what its jail was launched by, *newest* those that it follows as far as it can. *returned* is a client
+    whose connection it was given and never received: the caller's again, once it is gone.
+    """
 
     def __init__(
         self,
@@ -51,9 +58,10 @@ class Slot:
         sink: Sink,
         changed: Callable[[], None],
         timing: Timing,
+        watching: Watching,
         delay: float,
     ) -> None:
-        self.terms = terms
+        self.terms = self.newest = terms
         self.share = terms.share.name
         self.generation = generation
         self.state = State.BACKOFF
@@ -61,10 +69,12 @@ class Slot:
         self.peer: Peer | None = None
         self.failure: str | None = None
         self.ending: Ending | None = None
+        self.returned: Client | None = None
         self._launch = launch
         self._sink = sink
         self._changed = changed
         self._timing = timing
+        self._watching = watching
         self._grace = timing.stop_grace
         self._client: Client | None = None
         self._worker: Worker | None = None
@@ -100,6 +110,19 @@ class Slot:
         """Of each path rule, whether a mount holds it now besides the worker."""
         return self._adoption.layers
 
+    @property
+    def stuck_after(self) -> float | None:
+        """Seconds that a request may be in flight."""
+        return self.newest.share.stuck_after
+
+    def reads(self) -> bool:
+        """Whether its worker has read all that it was told."""
+        return self._worker is None or self._worker.all_read
+
+    def waits_for_storage(self, seconds: float) -> None:
+        """Somebody should know why the guest waits."""
+        self._sink(RequestHangs(self.share, self.generation, self.peer, seconds))
+
     def statistics(self) -> Statistics | None:
         """What its worker claims, while it is up."""
         return self._worker.statistics() if self._worker else None
@@ -109,6 +132,7 @@ class Slot:
 
         The newest wins. A worker that does not follow is killed if it would go on by rules that forbid less.
         """
+        self.newest = terms
         if self.state is State.BACKOFF:
             self.terms = terms
             self._adoption = Adoption(terms, self, self._sink, self._timing, self._changed)
@@ -191,6 +215,7 @@ class Slot:
     def ended(self, ending: Ending) -> None:
         statistics = self.statistics()
         self.ending = ending
+        untaken = self._worker is not None and self._worker.start_unread
         self._worker = None
         if not self._asked:
             self.failure = self._kill_reason
@@ -200,6 +225,9 @@ class Slot:
                 self.failure = str(ending)
         expected = self.failure is None
         self._sink(WorkerEnded(self.share, self.generation, self.peer, ending, expected, statistics))
+        if untaken and self._client is not None and not self._client.hung_up():
+            self._sink(ClientReturned(self.share, self.generation, self.peer))
+            self.returned, self._client = self._client, None
         self._enter(Event.EXIT)
 
     # Inside.
@@ -222,6 +250,10 @@ class Slot:
             self._begun = self.since
             self._task = asyncio.ensure_future(self._launch(self.generation, self.terms))
             self._task.add_done_callback(self._launched)
+        if self.state is State.SERVING:
+            self._watching.watch(self)
+        else:
+            self._watching.forget(self)
         if self.state in (State.LEAVING, State.GONE):
             # Ours is the last copy of the connection: the monitor must see the end now.
             self._release_client()

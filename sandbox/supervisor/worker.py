@@ -25,7 +25,7 @@ from virtiofs_sandbox.ipc.exits import Ending
 from virtiofs_sandbox.ipc.memfds import ARENA_BYTES, STATISTICS_BYTES, fixed_memory, sealed_document
 from virtiofs_sandbox.ipc.messages import Kind, Message, MessageError
 from virtiofs_sandbox.ipc.stats import Statistics, read_statistics
-from virtiofs_sandbox.ipc.transport import ChannelClosedError, ControlChannel
+from virtiofs_sandbox.ipc.transport import ChannelClosedError, ControlChannel, UnreadError
 from virtiofs_sandbox.launcher import HandOver, Jail
 from virtiofs_sandbox.launcher.launch import bury_group, end_group
 from virtiofs_sandbox.policies.bounding import bounded
@@ -45,7 +45,8 @@ _DEBUG_LINE_RATE = LineRate(per_second=2000, burst=2000)
 
 @dataclass(frozen=True)
 class Terms:
-    """What a worker is launched by: the share, the plan that was prepared for it, and its *part* of a group's budget.
+    """What a worker is launched by: the share, the plan that was prepared for it, its *part* of a group's budget, and
+    *among* how many workers of the share its limits on requests are divided.
 
     With a group and no part yet the whole budget is the bound.
     """
@@ -53,11 +54,12 @@ class Terms:
     share: Share
     plan: LaunchPlan
     part: Rates | None = None
+    among: int = 1
 
     @property
     def bounded(self) -> Share:
         """The share with the limits that its worker is told."""
-        return bounded(self.share, self.part)
+        return bounded(self.share, self.part, self.among)
 
 
 class JailLauncher(Protocol):
@@ -102,6 +104,8 @@ class Worker:
         self._handler: WorkerHandler | None = None
         self._refill: asyncio.TimerHandle | None = None
         self._muted = False
+        self._last_sent: Kind | None = None
+        self._left_unread = False
         self._second = -math.inf
         self._messages_left = 0
         self._log_bytes_left = 0
@@ -112,14 +116,26 @@ class Worker:
         self._loop.add_reader(self._pidfd.fileno(), self._exited)
         self._resume()
 
+    @property
+    def start_unread(self) -> bool:
+        """The worker ended without having received the connection that was sent with START, as the kernel says."""
+        return self._left_unread and self._last_sent is Kind.START
+
+    @property
+    def all_read(self) -> bool:
+        """Whether it has received everything that it was sent."""
+        return self._channel.all_read
+
     def send(self, message: Message, client: Client | None = None) -> None:
         """Raises ChannelClosedError when the worker is gone, BlockingIOError when it does not read."""
         self._channel.send(message, () if client is None else (client.fileno(),))
+        self._last_sent = message.kind
 
     def send_settings(self, message: Message, settings: LiveSettings) -> None:
         """Raises as `send` does, and ConfigError for settings that are too long."""
         with sealed_document("virtiofs-settings", encode_settings(settings)) as document:
             self._channel.send(message, (document.fileno(),))
+        self._last_sent = message.kind
         self._lines.rate = _rate(LogLevel(settings.log_level))
 
     async def adjust(self, changes: tuple[MountChange, ...]) -> None:
@@ -179,6 +195,9 @@ class Worker:
             # The keeper's end follows; a worker that only closed its socket is found by its deadlines.
             self._loop.remove_reader(self._channel.fileno())
             return False
+        except UnreadError:
+            self._left_unread = True
+            return True
         except MessageError as error:
             handler.violated(str(error))
             return False
@@ -230,6 +249,7 @@ class Worker:
     def _report_end(self, result: os.waitid_result) -> None:
         handler = self._told()
         self._refresh()
+        self._left_unread |= self._muted and self._channel.left_unread()
         # Its last messages and lines tell why it ended, so they come before the end itself.
         while self._messages_left > 0 and not self._muted and self._read_message():
             self._messages_left -= 1

@@ -24,6 +24,7 @@ def main() -> int:
         launching,
         lambda: foreground.listener(request.arguments, wanted),
         control=request.control,
+        log_format=options.log_format,
         metrics=options.metrics,
     )
 

@@ -7,6 +7,7 @@ monitor can have it crash, hang, flood or break the protocol.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -17,12 +18,14 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import msgspec
+import prctl
 from virtiofs_sandbox.ipc.config import MAX_BYTES, LiveSettings, decode_config
 from virtiofs_sandbox.ipc.messages import PROTOCOL_VERSION, Direction, Kind, Message
-from virtiofs_sandbox.ipc.stats import LAYOUT_VERSION, MAGIC
-from virtiofs_sandbox.ipc.transport import ChannelClosedError, ControlChannel
+from virtiofs_sandbox.ipc.stats import INDEXES, LAYOUT_VERSION, MAGIC
+from virtiofs_sandbox.ipc.transport import ChannelClosedError, ControlChannel, UnreadError
 
 CONTROL, CONFIG, PAGE = 3, 4, 5
+_SYS_CLONE, _CLONE_VFORK = 56, 0x4000
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Session:
         self.channel = ControlChannel(socket.socket(fileno=CONTROL), Direction.TO_WORKER)
         self.config = decode_config(os.pread(CONFIG, MAX_BYTES, 0))
         self.rules = self.config.rules
+        self.limits = self.config.limits
         self.settings = list(settings)
         self.client: socket.socket | None = None
         self.deaf = False
@@ -97,6 +101,13 @@ class Session:
                 self.settings.append(action)
             case ["rules"]:
                 self.say(self.described_rules())
+            case ["limits"]:
+                self.say(str(0 if self.limits is None else self.limits.read))
+            case ["oldest", seconds]:
+                start = time.monotonic_ns() - int(float(seconds) * 1e9)
+                os.pwrite(PAGE, struct.pack("<Q", start), 8 * INDEXES["oldest_start"])
+            case ["wait"]:
+                wait_in_the_kernel()
             case ["applied", serial]:
                 self.send(Kind.APPLIED, a=int(serial))
 
@@ -117,7 +128,8 @@ class Session:
         match action.split():
             case ["apply", *delay]:
                 time.sleep(float(delay[0]) if delay else 0)
-                self.rules = msgspec.json.decode(document, type=LiveSettings).rules
+                settings = msgspec.json.decode(document, type=LiveSettings)
+                self.rules, self.limits = settings.rules, settings.limits
                 self.send(Kind.APPLIED, a=serial, b=1)
             case ["refuse", number]:
                 self.send(Kind.APPLIED, code=int(number), a=serial)
@@ -146,7 +158,7 @@ class Session:
     def control_ready(self) -> int | None:
         try:
             received = self.channel.receive(max_descriptors=1)
-        except ChannelClosedError:
+        except (ChannelClosedError, UnreadError):
             return 16
         if received is None:
             return None
@@ -181,6 +193,16 @@ class Session:
         self.client.close()
         time.sleep(self.linger)
         return 0
+
+
+def wait_in_the_kernel() -> None:
+    """For ever, in state D: who makes a child by vfork(2) sleeps so until it executes something."""
+    parent = os.getpid()
+    if ctypes.CDLL(None).syscall(_SYS_CLONE, _CLONE_VFORK | signal.SIGCHLD, 0, 0, 0, 0) == 0:
+        prctl.set_pdeathsig(signal.SIGKILL)
+        while os.getppid() == parent:
+            time.sleep(0.01)
+        os._exit(0)
 
 
 def play(behaviour: Behaviour) -> NoReturn:

@@ -20,9 +20,9 @@ from virtiofs_sandbox.supervisor.service import Service
 from virtiofs_sandbox.supervisor.spares import Spares
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.worker import Terms, Worker, launch_worker
-from virtiofs_sandbox.supervisor.zygotes import Zygotes
+from virtiofs_sandbox.supervisor.zygotes import Launching, Zygotes
 
-from tests.fakes.launching import PLAN, Adjust, FakeZygote, Script, anything, fake_launching, well_behaved
+from tests.fakes.launching import PLAN, Adjust, Script, anything, fake_launching, well_behaved
 
 QUICK = Timing(
     ready=2.0,
@@ -33,6 +33,7 @@ QUICK = Timing(
     give_up=2.0,
     accept_pause=0.1,
     settings=1.5,
+    watch=0.1,
     backoff=BackoffLimits(first=0.1, longest=0.4, healthy=60.0),
 )
 E = TypeVar("E", bound=Event)
@@ -60,6 +61,11 @@ class Monitor:
         self.say("rules")
         return msgspec.json.decode(await asyncio.wait_for(self.reader.readline(), 5), type=Rules)
 
+    async def read_limit(self) -> int:
+        """Bytes a second that its worker lets through now; 0: no limit."""
+        self.say("limits")
+        return int(await asyncio.wait_for(self.reader.readline(), 5))
+
     def say(self, line: str) -> None:
         self.writer.write(f"{line}\n".encode())
 
@@ -77,7 +83,7 @@ class Monitor:
 @dataclass
 class Served:
     service: Service
-    zygotes: Zygotes[FakeZygote]
+    zygotes: Zygotes[Any]
     socket: Path
     pids: list[int]
     events: list[Event] = field(default_factory=list)
@@ -93,9 +99,12 @@ class Served:
 
     def take_over(self, **fields: Any) -> Share:
         """Reloads: the share is as before but for *fields*."""
-        share = dataclasses.replace(self.service.terms.share, **fields)
-        self.service.take_over(Terms(share, PLAN))
-        return share
+        self.take_over_words(**fields)
+        return self.service.terms.share
+
+    def take_over_words(self, **fields: Any) -> tuple[str, ...]:
+        """Likewise; returns what of it waits."""
+        return self.service.take_over(Terms(dataclasses.replace(self.service.terms.share, **fields), PLAN))
 
     async def seen(self, kind: type[E], count: int = 1) -> E:
         """Waits for the *count*th event of this kind."""
@@ -117,12 +126,13 @@ async def served(
     terms: Terms | None = None,
     adjust: Adjust = anything,
     spares: Spares | None = None,
+    launching: Launching[Any] | None = None,
 ) -> AsyncIterator[Served]:
-    """In service when entered, stopped when left."""
+    """In service when entered, stopped when left; *launching* builds other jails than fake ones."""
     terms = terms or Terms(Share(name="data", source=directory, tag="data"), PLAN)
     events: list[Event] = []
     pids: list[int] = []
-    zygotes = Zygotes("data", fake_launching(script, pids, adjust), events.append)
+    zygotes = Zygotes("data", launching or fake_launching(script, pids, adjust), events.append)
 
     async def launch(generation: int, terms: Terms) -> Worker:
         return await launch_worker(terms, generation, zygotes)

@@ -62,7 +62,7 @@ def test_a_second_client_is_turned_away_only_after_its_patience_and_both_are_nam
             assert time.monotonic() - began >= QUICK.patience - 0.01
             (refusal,) = share.of(ClientRefused)
             assert str(refusal.client) in str(refusal)
-            assert str(refusal.holder) in str(refusal)
+            assert str(refusal.holders[0]) in str(refusal)
             first.say("client 2")
             await share.seen(ClientProgress)
 

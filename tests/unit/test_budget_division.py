@@ -77,10 +77,10 @@ def test_what_one_leaves_the_others_have_by_weight() -> None:
 def after(*seconds: int, allowed: int = MIB) -> int | None:
     """The demand after seconds with so much written in each."""
     meter, total, demand = Meter(), 0, None
-    meter.demands(Usage(1, {"requests.write": 0}), 1.0, {"requests.write": allowed})
+    meter.demands(Usage({1: {"requests.write": 0}}), 1.0, {"requests.write": allowed})
     for used in seconds:
         total += used
-        found = meter.demands(Usage(1, {"requests.write": total}), 1.0, {"requests.write": allowed})
+        found = meter.demands(Usage({1: {"requests.write": total}}), 1.0, {"requests.write": allowed})
         demand = found[RATES.index("requests.write")]
     return demand
 
@@ -100,5 +100,5 @@ def test_who_waits_for_what_it_owes_is_not_taken_for_idle() -> None:
 def test_a_worker_that_lies_moves_its_own_demand_alone() -> None:
     meter = Meter()
     for claimed in (2**64 - 1, 0, 2**64 - 1, 5):
-        found = meter.demands(Usage(1, {"requests.write": claimed}), 1.0, {"requests.write": MIB})
+        found = meter.demands(Usage({1: {"requests.write": claimed}}), 1.0, {"requests.write": MIB})
         assert all(demand == 0 for rate, demand in zip(RATES, found, strict=True) if rate != "requests.write")

@@ -121,3 +121,12 @@ def test_of_several_assignments_all_that_is_wrong_is_told_and_nothing_is_carried
 def test_what_differs_is_said_in_the_policy_s_own_keys_and_units() -> None:
     old, new = share(RequestLimits(read=100 * MIB)), share(RequestLimits(read=MIB), write_ops=7)
     assert list(differences(old, new)) == ["read 100MiB/s -> 1MiB/s", "disk.write-ops none -> 7/s"]
+
+
+def test_a_limit_that_several_clients_cannot_divide_is_refused() -> None:
+    several = dataclasses.replace(PLAIN, max_clients=4)
+    with pytest.raises(
+        LimitError, match=r"share\.max_clients = 4 would be less than 16KiB/s for each; 64KiB/s or more"
+    ):
+        limited(several, several, {"read": "63KiB/s"})
+    assert limited(several, several, {"read": "64KiB/s"}).limits is not None

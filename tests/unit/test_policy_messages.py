@@ -17,12 +17,13 @@ from tests.unit.generated import holds
 from tests.unit.policy_world import World
 from virtiofs_sandbox import policies
 from virtiofs_sandbox.policies.loader import find, load, load_directory
+from virtiofs_sandbox.policies.machines import Machine
 from virtiofs_sandbox.policies.narrowing import Arguments, WideningError
 from virtiofs_sandbox.policies.offer import MissingArgumentError
 from virtiofs_sandbox.policies.ownership import MAX_BYTES
 from virtiofs_sandbox.policies.patterns import PatternError, split
 from virtiofs_sandbox.policies.problems import PolicyError
-from virtiofs_sandbox.policies.share import CacheMode, Tier
+from virtiofs_sandbox.policies.share import CacheMode, SeccompAction, Tier
 from virtiofs_sandbox.policies.values import Refused, absolute_path
 
 SNAPSHOT = Path(__file__).with_name("snapshots") / "policy_messages.txt"
@@ -290,10 +291,21 @@ RESERVED = [
     single("known but not yet: a table", f"{SHARE}[limits.open_files]\nmax = 5\n"),
     single(
         "known but not yet: keys",
-        f"{SHARE}posix_acl = true\nxattrmap = []\nmax_clients = 2\n[cache]\ndirect_io = true\n"
+        f"{SHARE}posix_acl = true\nxattrmap = []\n[cache]\ndirect_io = true\n"
         "[identity]\ntranslate = []\n[sandbox]\nuser_namespace = false\n[worker]\nprogram = []\npoll-budget = 1\n",
     ),
     single("known but not yet: of a socket", SHARE + 'socket = { owner = "root", label = "x" }\n'),
+]
+
+CLIENTS = [
+    single("several clients and a cache for one", f'{SHARE}max_clients = 2\n[cache]\nintent = "exclusive"\n'),
+    single("several clients and writeback", f"{SHARE}max_clients = 2\n[cache]\nwriteback = true\n"),
+    single(
+        "several clients and limits too low for each",
+        f'{SHARE}max_clients = 64\n[limits.requests]\nread = "512KiB/s"\nwrite-ops = "63/s"\n[limits.pids]\nmax = 64\n',
+    ),
+    single("no number of clients", f"{SHARE}max_clients = 0\n"),
+    single("no time to be stuck after", f'{SHARE}[worker]\nstuck_after = "1s"\n'),
 ]
 
 DISK1 = '[groups.disk1.requests]\nread = "10MiB/s"\nmetadata-ops = "500/s"\n[groups.disk1.disk]\nwrite = "5MiB/s"\n'
@@ -339,6 +351,8 @@ TOGETHER = [
     single("a mark above the end", f'{SHARE}[limits.memory]\nhigh = "2GiB"\nmax = "1GiB"\n'),
     single("a control group of the site", f'{SHARE}[limits]\nparent = "/machine.slice"\n'),
     single("a directory and a tree", SHARE + 'tree = { a = "/a" }\n'),
+    single("nobody's", f"{SHARE}vms = []\n"),
+    single("a machine that has no name", f'{SHARE}vms = ["a", "b\\n"]\n'),
     single("an empty tree", '[share]\ntag = "t"\ntree = {}\n'),
     single(
         "a tree that may more than the share",
@@ -466,6 +480,28 @@ ARGUMENTS = [
         {"data.toml": f'{SHARE}[cache]\nintent = "shared-write"\n'},
         by_policy(cache=CacheMode.AUTO),
     ),
+    Case(
+        "more than the policy has, by virtiofsd's command line",
+        {"data.toml": f'{SHARE}listen = "once"\n'},
+        by_directory(
+            "srv/data",
+            writeback=True,
+            seccomp=SeccompAction.LOG,
+            persistent=True,
+            cache=CacheMode.ALWAYS,
+            spelling={"--cache": "-o cache"},
+        ),
+    ),
+    Case(
+        "a directory of another machine's policy",
+        {"data.toml": f'{SHARE}vms = ["web*"]\n'},
+        by_directory("srv/data/inside", machine=Machine("db")),
+    ),
+    Case(
+        "a directory of a machine's policy where no machine is known",
+        {"data.toml": f'{SHARE}vms = ["web*"]\n'},
+        by_directory("srv/data", machine=Machine()),
+    ),
     Case("a directory around one of a policy", {"data.toml": SHARE}, by_directory("srv", tag="t")),
     Case(
         "a directory that the policy hides",
@@ -526,6 +562,7 @@ SECTIONS = {
     "Keys and types": KEYS,
     "Values": VALUES,
     "Known, but not in this version": RESERVED,
+    "More than one client": CLIENTS,
     "What does not go together": TOGETHER,
     "Budgets of several shares": GROUPS,
     "Several files": SEVERAL,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from virtiofs_sandbox.ipc.messages import Direction, Kind, Message, MessageError, encode
-from virtiofs_sandbox.ipc.transport import ChannelClosedError, ControlChannel
+from virtiofs_sandbox.ipc.transport import ChannelClosedError, ControlChannel, UnreadError
 
 
 @pytest.fixture
@@ -96,3 +96,32 @@ def test_a_full_queue_never_blocks_the_sender(ends: tuple[ControlChannel, socket
     with pytest.raises(BlockingIOError):
         for _ in range(100_000):
             ends[0].send(Message(Kind.STOP, 1))
+
+
+def test_an_end_that_left_something_unread_is_told_apart_and_its_last_words_are_heard() -> None:
+    ours, theirs = ControlChannel.pair()
+    far = ControlChannel(socket.socket(fileno=theirs.steal()), Direction.TO_WORKER)
+    far.send(Message(Kind.LEAVING, 1))
+    ours.send(Message(Kind.STOP, 1))
+    assert not ours.all_read
+    far.close()
+    with pytest.raises(UnreadError):
+        ours.receive()
+    received = ours.receive()
+    assert received is not None
+    assert received.message.kind is Kind.LEAVING
+    with pytest.raises(ChannelClosedError):
+        ours.receive()
+    ours.close()
+
+
+def test_an_end_that_has_read_everything_just_closes() -> None:
+    ours, theirs = ControlChannel.pair()
+    far = ControlChannel(socket.socket(fileno=theirs.steal()), Direction.TO_WORKER)
+    ours.send(Message(Kind.STOP, 1))
+    assert far.receive() is not None
+    assert ours.all_read
+    far.close()
+    with pytest.raises(ChannelClosedError):
+        ours.receive()
+    ours.close()

@@ -72,10 +72,14 @@ impl Settings {
                 Ok((settings, rules)) => {
                     log::set_level(settings.log_level);
                     let limited = device.server.limiter().replace(settings.limits, monotonic());
-                    if device.server.adopt(rules) || limited {
+                    let judged = device.server.adopt(rules);
+                    if judged || limited {
                         device.queues.iter().for_each(crate::queue::Queue::call_by);
+                    }
+                    if judged {
                         self.settling = Some(serial);
                     } else {
+                        // Limits hold from the next request on; those in flight were let in and are paid for.
                         done.push(applied(generation, serial, 0, 0));
                     }
                 }

@@ -168,32 +168,53 @@ fn refused_settings_are_answered_with_the_reason_and_the_old_ones_hold() {
     }
 }
 
-#[test]
-fn a_request_that_began_under_the_old_rules_holds_back_applied_and_nothing_else() {
-    // A lease on the file makes whoever opens it wait until the holder gives it up.
+/// Posts the OPEN of a file that is not answered until the holder of its lease, which is returned, gives it up.
+fn hanging_open(mounted: &Mounted) -> File {
     // SAFETY: ignoring a signal; the kernel tells a lease holder by SIGIO, which would end the test.
     unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
-    let mounted = Mounted::new();
     let leased = mounted.worker.share.join("leased");
     fs::write(&leased, "content").unwrap();
-    fs::write(mounted.worker.share.join("secret"), "").unwrap();
     let node = mounted.lookup("leased").unwrap();
     let holder = File::options().read(true).write(true).open(&leased).unwrap();
     // SAFETY: no memory is passed.
     let result = unsafe { libc::fcntl(holder.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) };
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-    let before = mounted.guest.used_index(1);
     mounted.post(Opcode::Open, node, &open_body(libc::O_RDWR));
     let start = Instant::now();
     while mounted.worker.counter(Counter::OldestStart) == 0 {
         assert!(start.elapsed() < LIMIT);
     }
+    holder
+}
+
+#[test]
+fn limits_alone_are_applied_beside_a_request_that_hangs() {
+    let mounted = Mounted::new();
+    let holder = hanging_open(&mounted);
+    let limits = r#"{"read": 65536, "write": null, "read_ops": null, "write_ops": null, "metadata_ops": null,
+                     "burst_ms": 1000, "max_delay_ms": 5000}"#;
+    let document = format!(
+        r#"{{"rules": {{"hide": [], "readonly": [], "allow": [], "case": "sensitive", "strict_links": false}},
+             "limits": {limits}, "log_level": "info"}}"#
+    );
+    order(&mounted.worker, 1, &memfd(document.as_bytes(), true));
+    assert_eq!(applied(&mounted.worker), (1, 0, 0));
+    assert_ne!(mounted.worker.counter(Counter::OldestStart), 0, "it hangs still");
+    drop(holder);
+}
+
+#[test]
+fn a_request_that_began_under_the_old_rules_holds_back_applied_and_nothing_else() {
+    let mounted = Mounted::new();
+    fs::write(mounted.worker.share.join("secret"), "").unwrap();
+    let before = mounted.guest.used_index(1);
+    let holder = hanging_open(&mounted);
     order(&mounted.worker, 1, &settings("\"leased\", \"secret\"", "", "info"));
     std::thread::sleep(Duration::from_millis(200));
     assert!(!mounted.worker.has_said_something_of(Kind::Applied), "the request still runs");
     drop(holder);
     assert_eq!(applied(&mounted.worker), (1, 0, 1), "it has opened its file, and the handle is revoked");
-    mounted.guest.wait_used(1, before.wrapping_add(1));
+    mounted.guest.wait_used(1, before.wrapping_add(2));
     assert_eq!(mounted.lookup("secret"), Err(libc::ENOENT));
 }
 

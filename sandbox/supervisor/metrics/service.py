@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from virtiofs_sandbox.policies.sockets import make_directory
@@ -17,8 +17,15 @@ MODE = 0o660
 _BACKLOG = 64
 
 
-def tell(address: MetricsAddress, shares: Mapping[str, ActiveShare], about: str, sink: Sink) -> Responder | None:
-    """Tells of *shares*, which may change at any time, on *address*. To be called inside the event loop.
+def answer_scrapes(
+    address: MetricsAddress,
+    shares: Callable[[], Iterable[ActiveShare]],
+    about: str,
+    sink: Sink,
+    *,
+    absent: Callable[[], int] = lambda: 0,
+) -> Responder | None:
+    """Tells of *shares* on *address*, and how many are *absent*. To be called inside the event loop.
 
     None where that cannot be: *sink* has been told why, as of the share *about*.
     """
@@ -38,7 +45,7 @@ def tell(address: MetricsAddress, shares: Mapping[str, ActiveShare], about: str,
         failed(f"nobody is told: {error}")
         return None
     exposition = Exposition()
-    return Responder(listener, lambda: exposition.text(shares.values()), failed)
+    return Responder(listener, lambda: exposition.text(shares(), absent()), failed)
 
 
 def _listener(address: MetricsAddress) -> Listener:
