@@ -57,7 +57,7 @@ def serve(
     metrics: MetricsAddress | None = None,
 ) -> int:
     """Serves until a signal; returns the exit status. *passed* are the inherited sockets, *control* is the directory of
-    the control socket. Prometheus is told on *metrics*, or where the site says.
+    the control socket; Prometheus is told on *metrics*, or where the site says.
     """
     planner = Planner(worker)
     launching = Launching(zygote, Zygote.start, Launcher)

@@ -61,8 +61,8 @@ class Control:
 @dataclass(frozen=True)
 class Fleeting:
     """What all shares of a directory are served by. *look_anew* is called before policies are read, *control* makes the
-    control socket (raises ListenError); *warm*: so many shares keep a worker for a client that has not come. Prometheus
-    is told on *metrics*.
+    control socket (raises ListenError); *warm*: so many shares keep a worker for a client that has not come.
+    Prometheus is told on *metrics*.
     """
 
     directory: Path
@@ -143,7 +143,7 @@ async def run_share(
     Its control groups are there before its first jail and gone after its last. *listen* is called once a worker is
     warm. *reload* is called on SIGHUP, from then on, and when asked for by way of *control*; what it raises refuses the
     reload, and is a fault of ours unless it is one of *refusals*. Without *spares* one worker is kept warm. *recent*
-    has the log for whoever asks, *notifier* tells a service manager; Prometheus is told on *metrics*. Raises
+    has the log for whoever asks, *notifier* tells a service manager, Prometheus is told on *metrics*. Raises
     StartError, ListenError.
     """
     recent = recent or Recent()
@@ -155,8 +155,9 @@ async def run_share(
         tallies.show(event)
         manager.noticed()
 
+    tallies = Tallies(tell)
     zygotes = Zygotes(share.name, launching, tell)
-    denials = Denials(tell)
+    denials = Denials(tallies.show)
     spares = Spares(1) if spares is None else spares
     common = Common(zygotes, denials, tell, timing, budgets or group_directory(), refusals, spares, tallies)
     active = ActiveShare(
@@ -168,7 +169,7 @@ async def run_share(
         follow_cgroup=follow_cgroup,
     )
     asked: ControlSocket | None = None
-    scraped: Responder | None = None
+    told: Responder | None = None
     with denials, _Wishes(reloads=reload is not None) as wishes:
         wait = asyncio.ensure_future(_end(wishes, active, once))
         clean = True
@@ -179,7 +180,7 @@ async def run_share(
                     # There before the line that says ready.
                     asked = None if control is None else _control_socket(control, active, wishes, tell, recent)
                     if metrics is not None:
-                        scraped = answer_scrapes(metrics, lambda: (active,), active.name, tell)
+                        told = answer_scrapes(metrics, lambda: (active,), share.name, tell)
                     active.listen(listener)
                     manager.ready()
                     await _reload_until(wait, wishes, lambda: _reload(active, manager))
@@ -189,7 +190,7 @@ async def run_share(
             wait.cancel()
             clean = await _stop(active, wishes, timing.stop_grace)
             recent.end()
-            for socket in (asked, scraped):
+            for socket in (asked, told):
                 if socket is not None:
                     await socket.close()
             zygotes.close()
@@ -226,7 +227,8 @@ async def run_fleet(
     with contextlib.ExitStack() as stack:
         stack.callback(zygotes.close)
         control = fleeting.control()
-        denials = stack.enter_context(Denials(tell))
+        tallies = Tallies(tell)
+        denials = stack.enter_context(Denials(tallies.show))
         wishes = stack.enter_context(_Wishes(reloads=True))
         common = Common(
             zygotes,
@@ -242,9 +244,7 @@ async def run_fleet(
             fleeting.directory, common, fleeting.ground, look_anew=fleeting.look_anew, stop=wishes.ask_to_stop
         )
         asked = ControlSocket(ALL, control, Routing(fleet, recent), tell)
-        scraped: Responder | None = None
-        if fleeting.metrics is not None:
-            scraped = answer_scrapes(fleeting.metrics, lambda: tuple(fleet.shares.values()), ALL, tell)
+        told = _answer_scrapes(fleeting.metrics, fleet, tell)
         wait = asyncio.ensure_future(wishes.stop())
         clean = True
         try:
@@ -261,10 +261,16 @@ async def run_fleet(
             clean = await _stop(fleet, wishes, timing.stop_grace)
             recent.end()
             await asked.close()
-            if scraped is not None:
-                await scraped.close()
+            if told is not None:
+                await told.close()
     sink(Stopped(ALL))
     return clean
+
+
+def _answer_scrapes(metrics: MetricsAddress | None, fleet: Fleet, sink: Sink) -> Responder | None:
+    if metrics is None:
+        return None
+    return answer_scrapes(metrics, lambda: tuple(fleet.shares.values()), ALL, sink, absent=lambda: fleet.absent)
 
 
 class _Manager:
