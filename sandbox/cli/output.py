@@ -13,6 +13,7 @@ from virtiofs_sandbox.supervisor.events import (
     Event,
     Listening,
     Reloaded,
+    ShareStarting,
     WorkerEvent,
 )
 from virtiofs_sandbox.supervisor.loglines import printable
@@ -32,6 +33,8 @@ class Output:
                 self._levels[event.share] = event.serves.log_level
                 write_line(STANDARD_OUTPUT, _ready(event, hints=self._hints))
                 return
+            case ShareStarting():
+                self._levels[event.share] = event.serves.log_level
             case Reloaded():
                 self._levels[event.share] = event.log_level
         if event.level.rank <= self._levels.get(event.share, LogLevel.INFO).rank:
