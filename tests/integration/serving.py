@@ -54,9 +54,12 @@ class Serving(Process):
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.place = place
-        directories = ["--policy-dir", os.fspath(place / "shares.d"), "--control-dir", os.fspath(place / "control")]
-        command = [PROGRAM, "serve", *directories, *options]
+        command = [PROGRAM, "serve", *self.directories(), *options]
         super().__init__("real", place, command, pass_fds=pass_fds, prefix=prefix, environment=environment)
+
+    def directories(self) -> Sequence[str]:
+        """Options that name those of the test."""
+        return "--policy-dir", os.fspath(self.place / "shares.d"), "--control-dir", os.fspath(self.place / "control")
 
     def ready(self) -> Self:
         """Waits until every share was tried."""
