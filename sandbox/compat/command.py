@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from virtiofs_sandbox.compat.parsing import UsageError, parse
 from virtiofs_sandbox.policies.narrowing import Arguments
 from virtiofs_sandbox.policies.places import control_directory, default_directory
 from virtiofs_sandbox.policies.share import ShareError, resolve_source
+from virtiofs_sandbox.supervisor import footprint
 
 if TYPE_CHECKING:
     from virtiofs_sandbox.policies.offer import Offer
@@ -103,6 +103,7 @@ def _serve(request: Request) -> int:
     except LaunchError as error:
         complain(AS, error)
         return Status.FAILED
+    footprint.load_asyncio()
     from virtiofs_sandbox.cli import foreground  # noqa: PLC0415
     from virtiofs_sandbox.compat.pidfile import PidFile  # noqa: PLC0415
 
@@ -141,6 +142,9 @@ def _serve(request: Request) -> int:
 
 
 def _version() -> str:
+    # Not for a process that stays with its virtual machine.
+    import importlib.metadata  # noqa: PLC0415
+
     return f"virtiofs-sandbox {importlib.metadata.version('virtiofs-sandbox')}"
 
 
