@@ -116,7 +116,8 @@ def applied(share: Share, arguments: Arguments) -> Share:
 
 
 def _socket(socket: Socket, arguments: Arguments) -> Socket:
-    return Socket(
+    return replace(
+        socket,
         path=arguments.socket or socket.path,
         mode=socket.mode if arguments.socket_mode is None else arguments.socket_mode,
         group=socket.group if arguments.socket_group is None else arguments.socket_group,

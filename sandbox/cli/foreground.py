@@ -14,6 +14,7 @@ from virtiofs_sandbox.launcher import Launcher, Zygote
 from virtiofs_sandbox.policies.narrowing import Arguments, WideningError
 from virtiofs_sandbox.policies.offer import MissingArgumentError, Offer, offer
 from virtiofs_sandbox.policies.places import control_directory, control_socket, socket_directory
+from virtiofs_sandbox.policies.policy import Socket
 from virtiofs_sandbox.policies.problems import PolicyError
 from virtiofs_sandbox.policies.share import Share, ShareError, resolve_source
 from virtiofs_sandbox.policies.sockets import make_directory
@@ -115,7 +116,12 @@ def listener(arguments: Arguments, wanted: Offer) -> Listener:
         return Listener.adopt(arguments.fd)
     if wanted.socket.path.parent == socket_directory():
         _make_directory(wanted.socket.path.parent, wanted.socket.path, "share.socket or --socket")
-    return Listener.bind(SocketFile(wanted.socket.path, wanted.socket.mode, wanted.socket.group))
+    return Listener.bind(socket_file(wanted.socket))
+
+
+def socket_file(wanted: Socket) -> SocketFile:
+    """What a policy says of its socket, as the listener takes it."""
+    return SocketFile(wanted.path, wanted.mode, wanted.group, wanted.owner, wanted.label)
 
 
 def control_listener(share: str, directory: Path) -> Listener:
