@@ -12,11 +12,14 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 
 VERSION = 1
+# A request is small, a reply may be about hundreds of shares.
 MAX_BYTES = 64 * 1024
+MAX_REPLY_BYTES = 4 * 1024 * 1024
 _LENGTH = struct.Struct("<I")
 LENGTH_BYTES = _LENGTH.size
-# What one list of a reply may take, so that every reply fits.
+# What one list of a reply may take, so that every reply fits; and the list of all shares.
 _LIST_BYTES = 16 * 1024
+LISTING_BYTES = MAX_REPLY_BYTES - 4096
 _SENTENCE_CHARACTERS = 2048
 MAX_ASSIGNMENTS = 64
 
@@ -24,7 +27,16 @@ Version = Annotated[int, msgspec.Meta(ge=VERSION, le=VERSION)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Text = Annotated[str, msgspec.Meta(max_length=256)]
 Code = Literal[
-    "malformed", "version", "not-permitted", "slow", "unknown-share", "refused", "widens", "stopping", "fault"
+    "malformed",
+    "version",
+    "not-permitted",
+    "slow",
+    "unknown-share",
+    "not-in-service",
+    "refused",
+    "widens",
+    "stopping",
+    "fault",
 ]
 T = TypeVar("T")
 
@@ -47,8 +59,29 @@ class _Question(_Document, frozen=True, kw_only=True):
     share: Text | None = None
 
 
-class Reload(_Question, frozen=True, tag_field="request", tag="reload"):
-    """Read the policy again."""
+class ListShares(_Document, frozen=True, tag_field="request", tag="list"):
+    """How each share of the supervisor stands."""
+
+
+class Reload(_Question, frozen=True, kw_only=True, tag_field="request", tag="reload"):
+    """Read the policy again; without *share* those of all. *now*: what takes a new jail does not wait for the client
+    to leave, whose connection ends.
+    """
+
+    now: bool = False
+
+
+class Restart(_Question, frozen=True, kw_only=True, tag_field="request", tag="restart"):
+    """A new worker for whoever comes from now on; *now*: for who is served too, whose connection ends."""
+
+    now: bool = False
+
+
+class Stop(_Question, frozen=True, kw_only=True, tag_field="request", tag="stop"):
+    """Accept nobody any more, and end when the client has left, or *now*. *all*: end the supervisor, as by SIGTERM."""
+
+    now: bool = False
+    all: bool = False
 
 
 class ReadStatus(_Question, frozen=True, tag_field="request", tag="status"):
@@ -65,7 +98,9 @@ class SetLimits(_Question, frozen=True, kw_only=True, tag_field="request", tag="
     set: Annotated[dict[Text, Text], msgspec.Meta(min_length=1, max_length=MAX_ASSIGNMENTS)]
 
 
-Request = Reload | ReadStatus | ReadLimits | SetLimits
+ShareRequest = ReadStatus | ReadLimits | SetLimits
+"""What a share answers for itself."""
+Request = ShareRequest | ListShares | Reload | Restart | Stop
 
 
 class Failed(_Document, frozen=True, tag_field="reply", tag="error"):
@@ -74,11 +109,24 @@ class Failed(_Document, frozen=True, tag_field="reply", tag="error"):
 
 
 class Reloaded(_Document, frozen=True, tag_field="reply", tag="reloaded"):
-    """*changes* in words; *later*: those that wait until the client leaves; *warnings*: what this host cannot give."""
+    """*changes* in words; *later*: those that wait until the client leaves; *warnings*: what this host cannot give.
+
+    Where all policies were read, *refused* has what is wrong with those that stay as they were, and each sentence
+    begins with the share it is about. *left_out*: so many sentences did not fit.
+    """
 
     changes: tuple[str, ...]
     later: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    left_out: Count = 0
+
+
+class Done(_Document, frozen=True, tag_field="reply", tag="done"):
+    """What becomes of a request to restart or stop, in words; *later*: what of it waits until the client leaves."""
+
+    changes: tuple[str, ...]
+    later: tuple[str, ...] = ()
 
 
 class Limit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -142,14 +190,15 @@ class Standing(_Document, frozen=True, tag_field="reply", tag="status"):
 
     *generation*, *client* and *state* are those of the first worker that serves, or of the one that will serve next.
     *clients* are all that are served, at most *max_clients*; *counters* what their workers claim, together. *restarts*
-    counts workers that failed and were replaced. *rules_left_out*: so many did not fit.
+    counts workers that failed and were replaced. *rules_left_out*: so many did not fit. *reason*: why it is not in
+    service, or will not stay so. *tag* and *tier* are None of a policy that was never read.
     """
 
     share: str
-    tag: str
+    tag: str | None
     socket: str | None
     supervisor: Identity
-    tier: Literal["full", "userns", "bare"]
+    tier: Literal["full", "userns", "bare"] | None
     policy: str | None
     generation: Count
     state: str
@@ -159,26 +208,35 @@ class Standing(_Document, frozen=True, tag_field="reply", tag="status"):
     rules: tuple[Rule, ...]
     rules_left_out: Count
     counters: dict[str, Count]
+    reason: str | None = None
     clients: tuple[Held, ...] = ()
     max_clients: Count = 1
 
 
-Reply = Failed | Reloaded | Limits | Standing
+class Listing(_Document, frozen=True, tag_field="reply", tag="list"):
+    """Every share of the supervisor, by name, without its rules. *left_out*: so many did not fit."""
+
+    shares: tuple[Standing, ...]
+    left_out: Count = 0
+
+
+Reply = Failed | Reloaded | Limits | Standing | Done | Listing
 
 
 def encode(document: Request | Reply) -> bytes:
     """The document with its length in front."""
     text = msgspec.json.encode(document)
-    if len(text) > MAX_BYTES:
-        raise RequestError("fault", f"a document of {len(text)} bytes; at most {MAX_BYTES} are sent")
+    most = MAX_BYTES if isinstance(document, Request) else MAX_REPLY_BYTES
+    if len(text) > most:
+        raise RequestError("fault", f"a document of {len(text)} bytes; at most {most} are sent")
     return _LENGTH.pack(len(text)) + text
 
 
-def length(head: bytes) -> int:
-    """How long the document behind these four bytes is. Raises RequestError when it may not be."""
+def length(head: bytes, most: int = MAX_BYTES) -> int:
+    """How long the document behind these four bytes is. Raises RequestError when that is more than *most*."""
     (size,) = _LENGTH.unpack(head)
-    if not 0 < size <= MAX_BYTES:
-        raise RequestError("malformed", f"a document of {size} bytes; 1 to {MAX_BYTES} are accepted")
+    if not 0 < size <= most:
+        raise RequestError("malformed", f"a document of {size} bytes; 1 to {most} are accepted")
     return int(size)
 
 
@@ -198,9 +256,9 @@ def words(text: object) -> str:
     return clean if len(clean) <= _SENTENCE_CHARACTERS else f"{clean[:_SENTENCE_CHARACTERS]} ..."
 
 
-def fitting(items: Sequence[T]) -> tuple[T, ...]:
-    """The first of *items*, as many as one list of a reply may hold."""
-    kept, left = [], _LIST_BYTES
+def fitting(items: Sequence[T], most: int = _LIST_BYTES) -> tuple[T, ...]:
+    """The first of *items*, as many as one list of a reply may hold: *most* bytes, where it has only one."""
+    kept, left = [], most
     for item in items:
         left -= len(msgspec.json.encode(item)) + 1
         if left < 0:

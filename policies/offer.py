@@ -57,14 +57,34 @@ def offer(arguments: Arguments, file: Path | None, directory: Path) -> Offer:
 
 def _by_policy(arguments: Arguments, file: Path, directory: Path) -> Offer:
     policy = loader.load(file, directory)
-    if os.path.realpath(file.parent) != os.path.realpath(default_directory()):
-        _refuse_foreign(policy)
+    judge_foreign(policy, standing_elsewhere("POLICY", file.parent), argument="POLICY")
     others, broken = loader.survey(directory)
     others = tuple(other for other in others if os.path.realpath(other.file) != os.path.realpath(file))
     contradictions = [problem for problem in conflicts((*others, policy)) if problem not in set(conflicts(others))]
     if contradictions:
         raise PolicyError(contradictions)
     return replace(_narrowed(policy, arguments), broken=_of_others(broken, file))
+
+
+def standing_elsewhere(argument: str, directory: Path) -> tuple[Policy, ...]:
+    """The standing policies, where *directory*, which *argument* names, is another place; else none.
+
+    Raises PolicyError, and WideningError where the site allows no other place.
+    """
+    standing = default_directory()
+    if os.path.realpath(directory) == os.path.realpath(standing):
+        return ()
+    _refuse_if_required(argument, standing)
+    return loader.load_directory(standing)
+
+
+def judge_foreign(policy: Policy, standing: Iterable[Policy], *, argument: str = "--policy-dir") -> None:
+    """A file that the site did not put among its policies may not speak of what those speak of: WideningError."""
+    for key, path, _ in policy.directories:
+        about = _touching(standing, path)
+        if about is not None:
+            sentence = f"that policy speaks of {shown(path)} ({policy.origin(key)}); change that one instead"
+            raise WideningError(widening(argument, about, "share.source", sentence))
 
 
 def _of_others(problems: Iterable[Problem], file: Path) -> tuple[Problem, ...]:
@@ -76,25 +96,10 @@ def _narrowed(policy: Policy, arguments: Arguments) -> Offer:
     return Offer(share, None if arguments.fd is not None else socket, policy)
 
 
-def _refuse_foreign(policy: Policy) -> None:
-    """A file that the site did not put among its policies may not speak of what those speak of."""
-    standing = default_directory()
-    _refuse_if_required("POLICY", standing)
-    for key, path, _ in policy.directories:
-        about = _touching(loader.load_directory(standing), path)
-        if about is not None:
-            sentence = f"that policy speaks of {shown(path)} ({policy.origin(key)}); change that one instead"
-            raise WideningError(widening("POLICY", about, "share.source", sentence))
-
-
 def _standing_or_same(arguments: Arguments, directory: Path) -> None:
     """--policy-dir must not make a policy disappear."""
-    standing = default_directory()
-    if os.path.realpath(directory) == os.path.realpath(standing):
-        return
-    _refuse_if_required("--policy-dir", standing)
     assert arguments.directory is not None  # noqa: S101 - as in offer
-    about = _touching(loader.load_directory(standing), arguments.directory)
+    about = _touching(standing_elsewhere("--policy-dir", directory), arguments.directory)
     if about is not None:
         sentence = f"that policy speaks of {shown(arguments.directory)}; leave --policy-dir out"
         raise WideningError(widening("--policy-dir", about, "share.source", sentence))

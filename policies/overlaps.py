@@ -4,34 +4,55 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 from virtiofs_sandbox.policies.policy import Policy
 from virtiofs_sandbox.policies.problems import Problem, shown
 
 FileId = tuple[int, int]
+_Directory = tuple[str, Path, bool]
 
 
 def conflicts(policies: Sequence[Policy]) -> list[Problem]:
     """All contradictions between *policies*, and within each."""
+    atlas = Atlas()
     problems: list[Problem] = []
     for one, other in combinations(policies, 2):
-        problems += _twice(one, other)
-    shared = [(policy, key, path, writable) for policy in policies for key, path, writable in policy.directories]
-    for (one, key, path, writable), (other, other_key, other_path, other_writable) in combinations(shared, 2):
-        relation = _relation(path, other_path)
-        if relation is not None and writable != other_writable:
-            problems.append(
-                _problem(
-                    other,
-                    other_key,
-                    f"{shown(other_path)} is {relation} {shown(path)}, which {one.origin(_said(one, key))} shares "
-                    f"{_access(writable)} while this is {_access(other_writable)}; "
-                    "one access is accepted for what is reached by both",
-                )
-            )
+        problems += contradictions(one, other, atlas)
+    for policy in policies:
+        problems += _accesses(policy, combinations(policy.directories, 2), policy, atlas)
     return problems
+
+
+def contradictions(one: Policy, other: Policy, atlas: Atlas) -> list[Problem]:
+    """Between two policies, told as mistakes of *other*."""
+    pairs = product(one.directories, other.directories)
+    return [*_twice(one, other), *_accesses(one, pairs, other, atlas)]
+
+
+class Atlas:
+    """What directories are, each looked up once: for comparing many of them at one time."""
+
+    def __init__(self) -> None:
+        self._ids: dict[Path, FileId | None] = {}
+
+    def id(self, path: Path) -> FileId | None:
+        if path not in self._ids:
+            self._ids[path] = file_id(path)
+        return self._ids[path]
+
+    def inside(self, path: Path, above: Path) -> tuple[str, ...] | None:
+        """As the function `inside`."""
+        if path.is_relative_to(above):
+            return path.relative_to(above).parts
+        wanted = self.id(above)
+        if wanted is None:
+            return None
+        for depth, ancestor in enumerate((path, *path.parents)):
+            if self.id(ancestor) == wanted:
+                return path.parts[len(path.parts) - depth :]
+        return None
 
 
 def file_id(path: Path) -> FileId | None:
@@ -48,19 +69,28 @@ def inside(path: Path, above: Path) -> tuple[str, ...] | None:
 
     By path, and by identity where the directories exist, so that a bind mount is no detour.
     """
-    if path.is_relative_to(above):
-        return path.relative_to(above).parts
-    wanted = file_id(above)
-    if wanted is None:
-        return None
-    for depth, ancestor in enumerate((path, *path.parents)):
-        if file_id(ancestor) == wanted:
-            return path.parts[len(path.parts) - depth :]
-    return None
+    return Atlas().inside(path, above)
 
 
-def _relation(path: Path, other: Path) -> str | None:
-    down, up = inside(other, path), inside(path, other)
+def _accesses(
+    one: Policy, pairs: Iterable[tuple[_Directory, _Directory]], other: Policy, atlas: Atlas
+) -> Iterable[Problem]:
+    for (key, path, writable), (other_key, other_path, other_writable) in pairs:
+        if writable == other_writable:
+            continue
+        relation = _relation(path, other_path, atlas)
+        if relation is not None:
+            yield _problem(
+                other,
+                other_key,
+                f"{shown(other_path)} is {relation} {shown(path)}, which {one.origin(_said(one, key))} shares "
+                f"{_access(writable)} while this is {_access(other_writable)}; "
+                "one access is accepted for what is reached by both",
+            )
+
+
+def _relation(path: Path, other: Path, atlas: Atlas) -> str | None:
+    down, up = atlas.inside(other, path), atlas.inside(path, other)
     if down == () or up == ():
         return "the same as"
     if down is not None:

@@ -113,3 +113,8 @@ def control_socket(share: str, directory: Path) -> Path:
     """Where the share called *share* is asked: NAME.sock, with what no file may be called encoded."""
     name = share.replace("%", "%25").replace("/", "%2F")
     return directory / f"{'%2E' + name[1:] if name.startswith('.') else name}{CONTROL_SUFFIX}"
+
+
+def serve_socket(directory: Path) -> Path:
+    """Where the supervisor of all shares is asked. No share's socket can be called so."""
+    return directory / f"%serve{CONTROL_SUFFIX}"

@@ -38,6 +38,11 @@ def add_share(parser: argparse.ArgumentParser, *, optional: bool = False) -> Non
     add_control_dir(parser)
 
 
+def add_now(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """--now."""
+    parser.add_argument("--now", action="store_true", help=meaning)
+
+
 def add_control_dir(parser: argparse.ArgumentParser) -> None:
     """--control-dir; `control_directory_of` gives its value."""
     parser.add_argument(

@@ -13,7 +13,7 @@ from virtiofs_sandbox.confine import CannotConfineError, LaunchPlan, prepare, pr
 from virtiofs_sandbox.launcher import Launcher, Zygote
 from virtiofs_sandbox.policies.narrowing import Arguments, WideningError
 from virtiofs_sandbox.policies.offer import MissingArgumentError, Offer, offer
-from virtiofs_sandbox.policies.places import control_directory, control_socket, socket_directory
+from virtiofs_sandbox.policies.places import control_directory, control_socket, serve_socket, socket_directory
 from virtiofs_sandbox.policies.policy import Socket
 from virtiofs_sandbox.policies.problems import PolicyError
 from virtiofs_sandbox.policies.share import Share, ShareError, resolve_source
@@ -25,9 +25,9 @@ from virtiofs_sandbox.supervisor.service import StartError
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.zygotes import Launching, Z
 
-_REFUSALS = (PolicyError, ShareError, WideningError, CannotConfineError, MissingArgumentError)
+REFUSALS = (PolicyError, ShareError, WideningError, CannotConfineError, MissingArgumentError)
 
-__all__ = ["MissingArgumentError", "hold", "listener", "serve"]
+__all__ = ["REFUSALS", "MissingArgumentError", "bind", "check_sources", "hold", "listener", "serve", "serve_listener"]
 
 
 def serve(
@@ -46,7 +46,7 @@ def serve(
     except MissingArgumentError:
         zygote.close()
         raise
-    except _REFUSALS as error:
+    except REFUSALS as error:
         zygote.close()
         complain("run", error)
         return Status.WIDENS if isinstance(error, WideningError) else Status.FAILED
@@ -96,7 +96,7 @@ def hold(
                 sink=output.show,
                 timing=Timing(),
                 reload=reload,
-                refusals=_REFUSALS,
+                refusals=REFUSALS,
                 control=Control(
                     lambda: control_listener(wanted.share.name, control),
                     None if wanted.policy is None else wanted.policy.file,
@@ -114,19 +114,34 @@ def listener(arguments: Arguments, wanted: Offer) -> Listener:
     if wanted.socket is None:
         assert arguments.fd is not None  # noqa: S101 - for mypy: one of the two is there
         return Listener.adopt(arguments.fd)
-    if wanted.socket.path.parent == socket_directory():
-        _make_directory(wanted.socket.path.parent, wanted.socket.path, "share.socket or --socket")
-    return Listener.bind(socket_file(wanted.socket))
+    return bind(wanted.socket)
 
 
-def socket_file(wanted: Socket) -> SocketFile:
-    """What a policy says of its socket, as the listener takes it."""
-    return SocketFile(wanted.path, wanted.mode, wanted.group, wanted.owner, wanted.label)
+def bind(socket: Socket, *, instead_of: Listener | None = None) -> Listener:
+    """The socket of a policy, in place of another listener of ours if there is one. Raises ListenError."""
+    if socket.path.parent == socket_directory():
+        _make_directory(socket.path.parent, socket.path, "share.socket or --socket")
+    file = SocketFile(socket.path, socket.mode, socket.group, socket.owner, socket.label)
+    return Listener.bind(file, instead_of=instead_of)
 
 
 def control_listener(share: str, directory: Path) -> Listener:
     """The control socket of a share, for its own user and root. Raises ListenError."""
-    path = control_socket(share, directory)
+    return _control_listener(control_socket(share, directory), directory)
+
+
+def serve_listener(directory: Path) -> Listener:
+    """The control socket of all shares of a `serve`, which thereby has *directory* to itself. Raises ListenError."""
+    try:
+        return _control_listener(serve_socket(directory), directory)
+    except ListenError as error:
+        raise ListenError(
+            f"{error}; another `serve` of this control directory is ended by virtiofs-sandbox stop --all, and a second "
+            "one beside it takes another --control-dir"
+        ) from error
+
+
+def _control_listener(path: Path, directory: Path) -> Listener:
     for place in (directory.parent, directory) if directory == control_directory() else (directory,):
         _make_directory(place, path, "--control-dir")
     return Listener.bind(SocketFile(path, 0o600))

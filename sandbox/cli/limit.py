@@ -47,7 +47,8 @@ def execute(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
         parser.error("a key is given twice")
     if len(wanted) > MAX_ASSIGNMENTS:
         parser.error(f"at most {MAX_ASSIGNMENTS} at once")
-    reply = asking.answer("limit", options, SetLimits(set=wanted) if wanted else ReadLimits(), Limits)
+    request = SetLimits(share=options.share, set=wanted) if wanted else ReadLimits(share=options.share)
+    reply = asking.answer("limit", options, request, Limits)
     if isinstance(reply, Status):
         return reply
     write_line(STANDARD_OUTPUT, json.dumps(data(options.share, reply), indent=2) if options.json else text(reply))

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from virtiofs_sandbox.cli import check, doctor, explain, limit, policy, reload, run, standing
+from virtiofs_sandbox.cli import check, doctor, explain, limit, policy, reload, restart, run, serve, standing, stop
 from virtiofs_sandbox.cli.status import EPILOG
 
 DESCRIPTION = """\
@@ -34,8 +34,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     run.add_parser(commands)
+    serve.add_parser(commands)
     standing.add_parser(commands)
     reload.add_parser(commands)
+    restart.add_parser(commands)
+    stop.add_parser(commands)
     limit.add_parser(commands)
     policy.add_parser(commands)
     doctor.add_parser(commands)

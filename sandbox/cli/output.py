@@ -21,15 +21,16 @@ from virtiofs_sandbox.supervisor.loglines import printable
 class Output:
     """Shows the events of each share up to its log level, which a reload may change."""
 
-    def __init__(self, share: Share) -> None:
-        """*share* is the one whose level holds for what happens before it listens."""
-        self._levels = {share.name: share.log_level}
+    def __init__(self, share: Share | None = None) -> None:
+        """*share* is the one whose level holds for what happens before it listens; without, there are several."""
+        self._levels = {} if share is None else {share.name: share.log_level}
+        self._hints = share is not None
 
     def show(self, event: Event) -> None:
         match event:
             case Listening():
                 self._levels[event.share] = event.serves.log_level
-                write_line(STANDARD_OUTPUT, _ready(event))
+                write_line(STANDARD_OUTPUT, _ready(event, hints=self._hints))
                 return
             case Reloaded():
                 self._levels[event.share] = event.log_level
@@ -37,7 +38,7 @@ class Output:
             write_line(STANDARD_ERROR, _line(event))
 
 
-def _ready(event: Listening) -> str:
+def _ready(event: Listening, *, hints: bool) -> str:
     share = event.serves
     source = f"a tree of {len(share.children)}" if share.source is None else printable(os.fsencode(share.source))
     socket = printable(os.fsencode(event.socket))
@@ -46,13 +47,13 @@ def _ready(event: Listening) -> str:
         f"ready: {source} as tag {share.tag} on {socket} "
         f"(jail: {event.tier.value}, cache: {share.cache.value}, access: {share.access.value}{policy})"
     )
-    if not event.monitor_waiting and socket.startswith("/"):
+    if hints and not event.monitor_waiting and socket.startswith("/"):
         return f"{line}\n{monitor_lines(socket, share.tag)}"
     return line
 
 
 def _line(event: Event) -> str:
-    about = event.share
+    about = event.share or "serve"
     if isinstance(event, WorkerEvent):
         about += f"#{event.generation}"
         if event.client is not None:

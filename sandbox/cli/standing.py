@@ -38,7 +38,7 @@ def execute(options: argparse.Namespace) -> int:
 
     if options.share is None:
         return _all(options)
-    reply = asking.answer("status", options, ReadStatus(), Standing)
+    reply = asking.answer("status", options, ReadStatus(share=options.share), Standing)
     if isinstance(reply, Status):
         return reply
     write_line(STANDARD_OUTPUT, json.dumps(data([reply]), indent=2) if options.json else text(reply))
@@ -65,12 +65,13 @@ def text(share: Standing) -> str:
     since = datetime.fromtimestamp(share.since).astimezone().isoformat(sep=" ", timespec="seconds")
     by_mount = sum(rule.mount for rule in share.rules)
     lines = [
-        ("tag", share.tag),
+        ("tag", share.tag or "none"),
         ("socket", share.socket or "none"),
         ("policy", share.policy or "none"),
-        ("tier", share.tier),
+        ("tier", share.tier or "none"),
         ("supervisor", _process(share.supervisor)),
         ("state", f"{share.state} since {since}"),
+        *([] if share.reason is None else [("", "; ".join(share.reason.splitlines()))]),
         ("generation", str(share.generation)),
         *_clients(share),
         ("restarts", str(share.restarts)),
@@ -93,7 +94,8 @@ def _clients(share: Standing) -> list[tuple[str, str]]:
 def _row(share: Standing) -> tuple[str, ...]:
     several = share.max_clients > 1
     client = f"{len(share.clients)} of {share.max_clients}" if several else _process(share.client)
-    return share.share, share.tag, share.state, client, share.tier, str(share.restarts), share.socket or "none"
+    tag, tier, socket = (value or "none" for value in (share.tag, share.tier, share.socket))
+    return share.share, tag, share.state, client, tier, str(share.restarts), socket
 
 
 def _process(identity: Identity | None) -> str:
@@ -102,7 +104,7 @@ def _process(identity: Identity | None) -> str:
 
 def _all(options: argparse.Namespace) -> int:
     from virtiofs_sandbox.cli import asking  # noqa: PLC0415
-    from virtiofs_sandbox.ipc.requests import ReadStatus, Standing  # noqa: PLC0415
+    from virtiofs_sandbox.ipc.requests import Listing, ListShares  # noqa: PLC0415
     from virtiofs_sandbox.policies.problems import shown  # noqa: PLC0415
 
     directory = arguments.control_directory_of(options)
@@ -110,12 +112,19 @@ def _all(options: argparse.Namespace) -> int:
     status = Status.DONE
     for path in _sockets(directory):
         try:
-            shares.append(asking.ask(path, ReadStatus(), Standing))
+            listing = asking.ask(path, ListShares(), Listing)
         except asking.NotRunningError:
             continue
         except (asking.NotAnsweredError, asking.RefusedError) as error:
             complain("status", error)
             status = Status.FAILED
+            continue
+        shares += listing.shares
+        if listing.left_out:
+            complain(
+                "status", f"warning: {listing.left_out} more shares of {shown(path)} left out; ask for one by name"
+            )
+    shares.sort(key=lambda share: share.share)
     if options.json:
         write_line(STANDARD_OUTPUT, json.dumps(data(shares), indent=2))
     elif shares:

@@ -48,35 +48,58 @@ class ShareAnswers:
         self._sink = sink
         self._sharing = sharing
 
-    async def __call__(self, request: requests.Request, peer: Peer) -> requests.Reply:
+    async def __call__(self, request: requests.ShareRequest, peer: Peer) -> requests.Reply:
         """Raises RequestError."""
         match request:
             case requests.ReadStatus():
-                return self._status()
+                return self.standing()
             case requests.ReadLimits():
                 return self._limits()
             case requests.SetLimits():
                 self._check_in_service()
                 return self._change_limits(request, peer)
-            case requests.Reload():
-                self._check_in_service()
-                return await self._reload()
             case _:
                 assert_never(request)
+
+    def standing(self) -> requests.Standing:
+        """How the share stands."""
+        terms, slot = self._service.terms, self._service.slot
+        rules = [
+            requests.Rule(pattern=words(rule.pattern), mount=rule.held, why=words(rule.why))
+            for rule in (() if slot is None else slot.layers)
+        ]
+        shown_rules = fitting(rules)
+        return requests.Standing(
+            share=terms.share.name,
+            tag=terms.share.tag,
+            socket=None if self._service.socket is None else words(self._service.socket),
+            supervisor=requests.Identity(pid=os.getpid(), uid=os.geteuid()),
+            tier=terms.plan.tier.value,
+            policy=None if self._policy is None else words(shown(self._policy)),
+            generation=0 if slot is None else slot.generation,
+            state=self._state(slot),
+            client=None if slot is None or slot.peer is None else identity(slot.peer),
+            clients=tuple(
+                requests.Held(
+                    generation=held.generation,
+                    state=self._state(held),
+                    client=identity(held.peer),
+                    since=self._service.since(held),
+                )
+                for held in self._service.holders
+                if held.peer is not None
+            ),
+            max_clients=terms.share.max_clients,
+            since=self._service.since(slot),
+            restarts=self._service.restarts,
+            rules=shown_rules,
+            rules_left_out=len(rules) - len(shown_rules),
+            counters=_counters(self._statistics()),
+        )
 
     def _check_in_service(self) -> None:
         if self._service.stopping:
             raise RequestError("stopping", f"share {self._service.terms.share.name} is being stopped")
-
-    async def _reload(self) -> requests.Reloaded:
-        outcome = await self._reloader.reload()
-        if isinstance(outcome, str):
-            raise RequestError("refused", f"{outcome}; everything stays as it was")
-        return requests.Reloaded(
-            changes=fitting([words(change) for change in outcome.changes]),
-            later=fitting([words(change) for change in outcome.later]),
-            warnings=fitting([words(warning) for warning in outcome.warnings]),
-        )
 
     def _change_limits(self, request: requests.SetLimits, peer: Peer) -> requests.Limits:
         terms = self._service.terms
@@ -128,41 +151,6 @@ class ShareAnswers:
         except OSError:
             return {}
 
-    def _status(self) -> requests.Standing:
-        terms, slot = self._service.terms, self._service.slot
-        rules = [
-            requests.Rule(pattern=words(rule.pattern), mount=rule.held, why=words(rule.why))
-            for rule in (() if slot is None else slot.layers)
-        ]
-        shown_rules = fitting(rules)
-        return requests.Standing(
-            share=terms.share.name,
-            tag=terms.share.tag,
-            socket=None if self._service.socket is None else words(self._service.socket),
-            supervisor=requests.Identity(pid=os.getpid(), uid=os.geteuid()),
-            tier=terms.plan.tier.value,
-            policy=None if self._policy is None else words(shown(self._policy)),
-            generation=0 if slot is None else slot.generation,
-            state=self._state(slot),
-            client=None if slot is None or slot.peer is None else _identity(slot.peer),
-            clients=tuple(
-                requests.Held(
-                    generation=held.generation,
-                    state=self._state(held),
-                    client=_identity(held.peer),
-                    since=self._service.since(held),
-                )
-                for held in self._service.holders
-                if held.peer is not None
-            ),
-            max_clients=terms.share.max_clients,
-            since=self._service.since(slot),
-            restarts=self._service.restarts,
-            rules=shown_rules,
-            rules_left_out=len(rules) - len(shown_rules),
-            counters=_counters(self._statistics()),
-        )
-
     def _state(self, slot: Slot | None) -> str:
         if slot is None:
             return "stopping" if self._service.stopping else "idle"
@@ -193,5 +181,29 @@ def _counters(workers: Sequence[Statistics]) -> dict[str, int]:
     return sums | {"generation": workers[0].generation, "oldest_start": min(starts, default=0)}
 
 
-def _identity(peer: Peer) -> requests.Identity:
+def absent(
+    name: str, state: str, reason: str | None, since: float, *, tag: str | None = None, policy: Path | None = None
+) -> requests.Standing:
+    """How a share stands that is not in service."""
+    return requests.Standing(
+        share=words(name),
+        tag=tag,
+        socket=None,
+        supervisor=requests.Identity(pid=os.getpid(), uid=os.geteuid()),
+        tier=None,
+        policy=None if policy is None else words(shown(policy)),
+        generation=0,
+        state=state,
+        client=None,
+        since=since,
+        restarts=0,
+        rules=(),
+        rules_left_out=0,
+        counters={},
+        reason=None if reason is None else words(reason),
+    )
+
+
+def identity(peer: Peer) -> requests.Identity:
+    """As a document has it."""
     return requests.Identity(pid=peer.pid, uid=peer.uid)

@@ -35,9 +35,8 @@ class Reach(enum.Enum):
 
 REACH: Mapping[str, Reach] = MappingProxyType(
     {
-        # Log lines, the guest's mount command and the configuration space go by these.
+        # Log lines, control groups and the control socket go by it.
         "name": Reach.NONE,
-        "tag": Reach.NONE,
         "max_clients": Reach.SERVICE,
         "stuck_after": Reach.SERVICE,
         "control": Reach.GROUPS,
@@ -46,6 +45,8 @@ REACH: Mapping[str, Reach] = MappingProxyType(
         "limits": Reach.SETTINGS,
         "group": Reach.SETTINGS,
         "children": Reach.MOUNTS,
+        # In the device's configuration space, which the guest has read.
+        "tag": Reach.JAIL,
         # The mount, Landlock's rule on it, capabilities and id maps are made once.
         "source": Reach.JAIL,
         "access": Reach.JAIL,
@@ -99,7 +100,7 @@ def refusal(old: Share, new: Share) -> str | None:
     """Why *new* cannot take the place of *old* while it runs."""
     kept = [change.words for change in changes(old, new) if change.reach is Reach.NONE]
     if kept:
-        return f"{'; '.join(kept)}: a running share keeps its name and tag; stop it and start it anew"
+        return f"{'; '.join(kept)}: a running share keeps its name; stop it and start it anew"
     try:
         encode_settings(live_settings(new, new, ()))
     except ConfigError as error:

@@ -425,12 +425,12 @@ class TakesEffectLater(WorkerEvent):
 
 @dataclass(frozen=True)
 class WorkerReplaced(WorkerEvent):
-    """It was warm, and launched by what the policy said before."""
+    """It was warm, and launched by what the policy said before, or before somebody asked for a new one."""
 
     _LEVEL = LogLevel.DEBUG
 
     def __str__(self) -> str:
-        return "replaced: it was launched before the reload"
+        return "replaced: it was launched before the reload or restart"
 
 
 @dataclass(frozen=True)
@@ -524,7 +524,7 @@ class NoControlSocket(Event):
     _LEVEL = LogLevel.WARNING
 
     def __str__(self) -> str:
-        return f"no control socket, so reload, status and limit do not reach this share: {self.reason}"
+        return f"no control socket, so no command reaches this share: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -547,6 +547,94 @@ class ControlFailed(Event):
 
     def __str__(self) -> str:
         return f"control socket: {self.reason}"
+
+
+@dataclass(frozen=True)
+class ShareFailed(Event):
+    """It cannot be started. *repeated*: for the reason that was told last time."""
+
+    reason: str
+    retry: float
+    repeated: bool
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.DEBUG if self.repeated else LogLevel.ERROR
+
+    def __str__(self) -> str:
+        return f"not in service: {self.reason}; trying again in {self.retry:.1f} s, and on reload"
+
+
+@dataclass(frozen=True)
+class PolicyBroken(Event):
+    """The file of a policy says what cannot be. *in_service*: its share is served by what it said before."""
+
+    reason: str
+    in_service: bool
+
+    _LEVEL = LogLevel.ERROR
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {'the share stays as it was' if self.in_service else 'the share is not started'}"
+
+
+@dataclass(frozen=True)
+class SocketKept(Event):
+    """The policy names another socket, which cannot be made."""
+
+    reason: str
+
+    _LEVEL = LogLevel.ERROR
+
+    def __str__(self) -> str:
+        return f"the socket stays what it was: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Withdrawn(Event):
+    """The share accepts nobody any more, because of *reason*; *clients* stay until they leave."""
+
+    reason: str
+    clients: tuple[Peer, ...]
+
+    def __str__(self) -> str:
+        stay = f"; {', '.join(map(str, self.clients))} may stay until it leaves" if self.clients else ""
+        return f"{self.reason}: no longer accepting connections{stay}"
+
+
+@dataclass(frozen=True)
+class InService(Event):
+    """All shares of a supervisor were tried: so many *serve*, so many have *failed*; policies are in *directory*."""
+
+    serve: int
+    failed: int
+    directory: Path
+
+    @property
+    def level(self) -> LogLevel:
+        return LogLevel.WARNING if self.failed else LogLevel.INFO
+
+    def __str__(self) -> str:
+        if not self.serve and not self.failed:
+            return f"no policy in {self.directory} yet: waiting for a reload"
+        failed = f", {self.failed} not" if self.failed else ""
+        return f"{self.serve} share(s) of {self.directory} in service{failed}"
+
+
+@dataclass(frozen=True)
+class SocketUnclaimed(Event):
+    """A socket was passed to us that no policy speaks of."""
+
+    name: str
+    address: str
+
+    _LEVEL = LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return (
+            f"inherited socket {self.name!r} ({self.address}) belongs to no share: name it after one "
+            "(FileDescriptorName=), or listen where a policy's socket is; whoever connects to it waits"
+        )
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,11 @@ class Listener:
         self.name = name
 
     @classmethod
-    def bind(cls, wanted: SocketFile) -> Listener:
-        """Makes the socket file. One that nobody listens on is replaced; anything else in the way is a ListenError."""
+    def bind(cls, wanted: SocketFile, *, instead_of: Listener | None = None) -> Listener:
+        """Makes the socket file. One that nobody listens on is replaced, and that of *instead_of*, in one step.
+
+        Anything else in the way is a ListenError.
+        """
         try:
             place = SocketPlace(wanted.path)
         except OSError as error:
@@ -66,8 +69,10 @@ class Listener:
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             _lock(place)
-            _clear(place)
-            made = _bind(listening, place, wanted)
+            ours = instead_of is not None and instead_of.is_at(place)
+            if not ours:
+                _clear(place)
+            made = _bind(listening, place, wanted, aside=ours)
         except (OSError, LabelError) as error:
             listening.close()
             place.close()
@@ -95,6 +100,10 @@ class Listener:
         name = listening.getsockname()
         shown = os.fsdecode(name) if name else "(no name)"
         return cls(listening, shown)
+
+    def is_at(self, place: SocketPlace) -> bool:
+        """Whether the file there is the one that was made here."""
+        return self._made is not None and place.identity() == self._made
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -155,10 +164,13 @@ def _clear(place: SocketPlace) -> None:
             place.unlink(stale)
 
 
-def _bind(listening: socket.socket, place: SocketPlace, wanted: SocketFile) -> FileIdentity:
-    """Binds, labelled, sets owner, group and mode, listens, in this order: before listen(2) nobody can connect."""
+def _bind(listening: socket.socket, place: SocketPlace, wanted: SocketFile, *, aside: bool) -> FileIdentity:
+    """Binds, labelled, sets owner, group and mode, listens, in this order: before listen(2) nobody can connect.
+
+    *aside*: what is at the name is replaced in one step, as soon as somebody listens.
+    """
     name = place.path.name
-    address = place.address()
+    address = None if aside else place.address()
     if address is None:
         # The name alone is too long for an address: bound under a short one, it is linked to its own.
         name = f".{os.urandom(6).hex()}"
@@ -171,7 +183,16 @@ def _bind(listening: socket.socket, place: SocketPlace, wanted: SocketFile) -> F
             listening.bind(address)
     finally:
         os.umask(old)
-    return _publish(listening, place, name, wanted)
+    return _publish(listening, place, name, wanted, aside=aside)
+
+
+def _rename(place: SocketPlace, name: str, *, over: bool) -> None:
+    directory = place.directory.fileno()
+    if over:
+        os.rename(name, place.path.name, src_dir_fd=directory, dst_dir_fd=directory)
+        return
+    os.link(name, place.path.name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+    os.unlink(name, dir_fd=directory)
 
 
 def _remove(place: SocketPlace, name: str) -> None:
@@ -180,7 +201,9 @@ def _remove(place: SocketPlace, name: str) -> None:
         os.unlink(name, dir_fd=place.directory.fileno())
 
 
-def _publish(listening: socket.socket, place: SocketPlace, name: str, wanted: SocketFile) -> FileIdentity:
+def _publish(
+    listening: socket.socket, place: SocketPlace, name: str, wanted: SocketFile, *, aside: bool
+) -> FileIdentity:
     with place.open_path(name) as bound:
         state = os.fstat(bound.fileno())
         if not stat.S_ISSOCK(state.st_mode) or state.st_uid != os.geteuid():
@@ -196,9 +219,7 @@ def _publish(listening: socket.socket, place: SocketPlace, name: str, wanted: So
             os.chmod(f"/proc/self/fd/{bound.fileno()}", wanted.mode)
             listening.listen(BACKLOG)
             if name != place.path.name:
-                directory = place.directory.fileno()
-                os.link(name, place.path.name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
-                os.unlink(name, dir_fd=directory)
+                _rename(place, name, over=aside)
         except (OSError, ListenError, LabelError):
             _remove(place, name)
             raise

@@ -54,9 +54,13 @@ class Reloader:
         self._sink = sink
         self._sharing = sharing
 
-    async def reload(self) -> Changed | str:
-        """What changed, or why nothing did. Never raises: a fault in here must not end a share in service."""
-        attempt = asyncio.ensure_future(self._attempt())
+    async def reload(self, read: Reload | None = None, *, now: bool = False) -> Changed | str:
+        """What changed, or why nothing did. *read* replaces what reads the policy. *now*: what takes a new jail does
+        not wait for the client to leave, whose connection ends.
+
+        Never raises: a fault in here must not end a share in service.
+        """
+        attempt = asyncio.ensure_future(self._attempt(read or self._read, now=now))
         await asyncio.wait({attempt})
         error = attempt.exception()
         if error is None:
@@ -69,11 +73,11 @@ class Reloader:
             self._sink(ReloadRefused(self._service.terms.share.name, outcome))
         return outcome
 
-    async def _attempt(self) -> Changed | str:
-        if self._read is None:
+    async def _attempt(self, read: Reload | None, *, now: bool) -> Changed | str:
+        if read is None:
             return "no policy speaks of this share, so there is nothing to read again"
         old = self._service.terms
-        new = Terms(*self._read())
+        new = Terms(*read())
         if sentence := refusal(old.share, new.share):
             return sentence
         found = tuple(change.words for change in changes(old.share, new.share))
@@ -84,7 +88,11 @@ class Reloader:
             self._sink(HostLacks(old.share.name, warning))
         self.share = new.share
         self._service.hold_to(self._sharing.requests)
-        return Changed(found, self._service.take_over(new), warnings)
+        later = self._service.take_over(new)
+        if later and now:
+            self._service.end_clients()
+            later = ()
+        return Changed(found, later, warnings)
 
     def _take_part(self, old: Share, new: Terms) -> None:
         """Has groups of shares and control groups follow. Raises CannotLimitError, and both are as before then."""

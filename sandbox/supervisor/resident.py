@@ -1,34 +1,46 @@
-"""The resident process: from a plan and a zygote to a share in service, until a signal ends it."""
+"""The resident process: from a zygote to shares in service, one or all of a directory, until a signal ends it."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from virtiofs_sandbox.confine import CannotConfineError, LaunchPlan
+from virtiofs_sandbox.ipc.requests import Done, Reloaded, RequestError, Standing, fitting, words
 from virtiofs_sandbox.policies.places import group_directory
 from virtiofs_sandbox.policies.share import Share, ShareError
+from virtiofs_sandbox.supervisor.activation import PassedSockets
 from virtiofs_sandbox.supervisor.active import ActiveShare, Common
+from virtiofs_sandbox.supervisor.berth import Ground
+from virtiofs_sandbox.supervisor.clients import Peer
 from virtiofs_sandbox.supervisor.control import ControlSocket
 from virtiofs_sandbox.supervisor.denials import Denials
 from virtiofs_sandbox.supervisor.events import (
+    Event,
     NoControlSocket,
     Sink,
+    SocketUnclaimed,
     Stopped,
     Stopping,
+    Withdrawn,
 )
+from virtiofs_sandbox.supervisor.fleet import ALL, Fleet
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError
-from virtiofs_sandbox.supervisor.reloader import Reload, Reloader
-from virtiofs_sandbox.supervisor.routing import Routing
+from virtiofs_sandbox.supervisor.notify import Notifier
+from virtiofs_sandbox.supervisor.reloader import Reload
+from virtiofs_sandbox.supervisor.routing import Household, Routing
 from virtiofs_sandbox.supervisor.spares import Spares
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.zygotes import Launching, Z, Zygotes
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# The manager is told how many clients there are, but not of each that comes and goes.
+_STATUS_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -39,8 +51,23 @@ class Control:
     policy: Path | None
 
 
-class _Signals:
-    """What is asked of the process, as something to wait for.
+@dataclass(frozen=True)
+class Fleeting:
+    """What all shares of a directory are served by. *look_anew* is called before policies are read, *control* makes the
+    control socket (raises ListenError); *warm*: so many shares keep a worker for a client that has not come.
+    """
+
+    directory: Path
+    ground: Ground
+    look_anew: Callable[[], None]
+    control: Callable[[], Listener]
+    warm: int
+    refusals: tuple[type[Exception], ...]
+    budgets: Path | None = None
+
+
+class _Wishes:
+    """What is asked of the process, by signals and by requests, as something to wait for.
 
     SIGHUP is a reload where there is something to reload, and else stops like SIGTERM and SIGINT, unless nohup(1)
     switched it off.
@@ -48,14 +75,14 @@ class _Signals:
 
     def __init__(self, *, reloads: bool) -> None:
         self._loop = asyncio.get_running_loop()
-        self._stops: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        self._stops: asyncio.Queue[str] = asyncio.Queue()
         self._reload = asyncio.Event()
         self._reloads = reloads
 
-    def __enter__(self) -> _Signals:
+    def __enter__(self) -> _Wishes:
         for number in _STOP_SIGNALS if self._reloads else (*_STOP_SIGNALS, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
-                self._loop.add_signal_handler(number, self._stops.put_nowait, number)
+                self._loop.add_signal_handler(number, self.ask_to_stop, number.name)
         if self._reloads:
             self._loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         return self
@@ -64,13 +91,22 @@ class _Signals:
         for number in (*_STOP_SIGNALS, signal.SIGHUP):
             self._loop.remove_signal_handler(number)
 
-    async def stop(self) -> signal.Signals:
+    def ask_to_stop(self, reason: str) -> None:
+        self._stops.put_nowait(reason)
+
+    async def stop(self) -> str:
+        """The reason."""
         return await self._stops.get()
 
     async def reload(self) -> None:
         """Several that came since the last one are one."""
         await self._reload.wait()
         self._reload.clear()
+
+
+class _Stoppable(Protocol):
+    async def stop(self, grace: float) -> bool: ...
+    def kill(self, reason: str) -> None: ...
 
 
 async def run_share(
@@ -100,20 +136,20 @@ async def run_share(
     common = Common(zygotes, denials, sink, timing, budgets or group_directory(), refusals, spares)
     active = ActiveShare(share, plan, common, reload=reload, policy=None if control is None else control.policy)
     asked: ControlSocket | None = None
-    with denials, _Signals(reloads=reload is not None) as signals:
-        wait = asyncio.ensure_future(signals.stop())
+    with denials, _Wishes(reloads=reload is not None) as wishes:
+        wait = asyncio.ensure_future(wishes.stop())
         clean = True
         try:
-            if await _started(active, wait):
+            if await _done_before(active.start(), wait):
                 listener = listen()
                 # There before the line that says ready.
-                asked = None if control is None else _control_socket(control, active, sink)
+                asked = None if control is None else _control_socket(control, active, wishes, sink)
                 active.listen(listener)
-                await _reload_until(wait, signals, active.reloader)
-            sink(Stopping(share.name, wait.result().name, timing.stop_grace))
+                await _reload_until(wait, wishes, active.reloader.reload)
+            sink(Stopping(share.name, wait.result(), timing.stop_grace))
         finally:
             wait.cancel()
-            clean = await _stop(active, signals, timing.stop_grace)
+            clean = await _stop(active, wishes, timing.stop_grace)
             if asked is not None:
                 await asked.close()
             zygotes.close()
@@ -121,45 +157,225 @@ async def run_share(
     return clean
 
 
-def _control_socket(control: Control, active: ActiveShare, sink: Sink) -> ControlSocket | None:
+async def run_fleet(
+    fleeting: Fleeting,
+    launching: Launching[Z],
+    *,
+    sink: Sink,
+    timing: Timing,
+    notifier: Notifier,
+    passed: PassedSockets,
+) -> bool:
+    """Serves all shares of a directory until a signal. False when something was left behind.
+
+    Raises ListenError when there is no control socket to be had, since another supervisor has it or it cannot be made;
+    PolicyError and WideningError when the directory as a whole cannot be read.
+    """
+    fleet: Fleet | None = None
+    manager = _Manager(notifier, lambda: "starting" if fleet is None else fleet.summary)
+
+    def tell(event: Event) -> None:
+        sink(event)
+        manager.noticed()
+
+    zygotes = Zygotes(ALL, launching, tell)
+    with contextlib.ExitStack() as stack:
+        stack.callback(zygotes.close)
+        control = fleeting.control()
+        denials = stack.enter_context(Denials(tell))
+        wishes = stack.enter_context(_Wishes(reloads=True))
+        common = Common(
+            zygotes,
+            denials,
+            tell,
+            timing,
+            fleeting.budgets or group_directory(),
+            fleeting.refusals,
+            Spares(fleeting.warm),
+        )
+        fleet = Fleet(
+            fleeting.directory, common, fleeting.ground, look_anew=fleeting.look_anew, stop=wishes.ask_to_stop
+        )
+        asked = ControlSocket(ALL, control, Routing(fleet), tell)
+        wait = asyncio.ensure_future(wishes.stop())
+        clean = True
+        try:
+            with manager:
+                if await _done_before(fleet.start(), wait):
+                    for one in passed.unclaimed(fleet.places):
+                        tell(SocketUnclaimed(ALL, one.name, one.address))
+                    manager.ready()
+                    await _reload_until(wait, wishes, lambda: _reload_all(fleet, manager))
+            sink(Stopping(ALL, wait.result(), timing.stop_grace))
+        finally:
+            notifier.stopping()
+            wait.cancel()
+            clean = await _stop(fleet, wishes, timing.stop_grace)
+            await asked.close()
+    sink(Stopped(ALL))
+    return clean
+
+
+class _Manager:
+    """Keeps the service manager informed while entered."""
+
+    def __init__(self, notifier: Notifier, summary: Callable[[], str]) -> None:
+        self._notifier = notifier
+        self._summary = summary
+        self._loop = asyncio.get_running_loop()
+        self._told = ""
+        self._ready = False
+        self._note: asyncio.TimerHandle | None = None
+        self._sign: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> _Manager:
+        self._give_sign()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ready = False
+        for timer in (self._note, self._sign):
+            if timer is not None:
+                timer.cancel()
+
+    def reloading(self) -> None:
+        self._notifier.reloading()
+
+    def ready(self) -> None:
+        self._ready = True
+        self._told = self._summary()
+        self._notifier.ready(self._told)
+
+    def noticed(self) -> None:
+        """Something happened that may have changed the summary."""
+        if self._ready and self._note is None:
+            self._note = self._loop.call_later(_STATUS_SECONDS, self._tell)
+
+    def _tell(self) -> None:
+        self._note = None
+        summary = self._summary()
+        if summary != self._told:
+            self._told = summary
+            self._notifier.status(summary)
+
+    def _give_sign(self) -> None:
+        """By a timer of the loop that serves: one that hangs gives none."""
+        period = self._notifier.watchdog()
+        if period is not None:
+            self._notifier.alive()
+            self._sign = self._loop.call_later(period, self._give_sign)
+
+
+async def _reload_all(fleet: Fleet, manager: _Manager) -> None:
+    manager.reloading()
+    # Told by its events.
+    with contextlib.suppress(RequestError):
+        await fleet.reload()
+    manager.ready()
+
+
+class _Lodger:
+    """The one share of a `run`, as questions know it."""
+
+    def __init__(self, active: ActiveShare, wishes: _Wishes, sink: Sink) -> None:
+        self._active = active
+        self._wishes = wishes
+        self._sink = sink
+        self._leaving: asyncio.Task[None] | None = None
+
+    @property
+    def shares(self) -> Mapping[str, ActiveShare]:
+        return {self._active.name: self._active}
+
+    def standings(self) -> Mapping[str, Standing]:
+        return {self._active.name: self._active.answers.standing()}
+
+    async def reload(self, name: str | None, *, now: bool) -> Reloaded:
+        self._check(name)
+        outcome = await self._active.reloader.reload(now=now)
+        if isinstance(outcome, str):
+            raise RequestError("refused", f"{outcome}; everything stays as it was")
+        return Reloaded(
+            changes=fitting([words(change) for change in outcome.changes]),
+            later=fitting([words(change) for change in outcome.later]),
+            warnings=fitting([words(warning) for warning in outcome.warnings]),
+        )
+
+    async def restart(self, name: str, *, now: bool) -> Done:
+        self._check(name)
+        self._active.service.renew(now=now)
+        stay = () if now else self._active.service.clients
+        return Done(
+            changes=("whoever connects from now on gets a new worker",),
+            later=tuple(f"{client} keeps its worker until it leaves" for client in stay),
+        )
+
+    async def stop_share(self, name: str, *, now: bool, by: Peer) -> Done:
+        self._check(name)
+        clients = self._active.service.clients
+        if now or not clients:
+            self.stop_all(by)
+            return Done(changes=("stopping",))
+        if self._leaving is None:
+            self._active.service.withdraw()
+            self._sink(Withdrawn(name, f"stopped by {by}", clients))
+            self._leaving = asyncio.ensure_future(self._stop_when_vacated(by))
+        return Done(
+            changes=("accepts nobody any more",), later=tuple(f"stops when {client} has left" for client in clients)
+        )
+
+    def stop_all(self, by: Peer) -> None:
+        self._wishes.ask_to_stop(f"a request of {by}")
+
+    def _check(self, name: str | None) -> None:
+        if name not in (None, self._active.name):
+            raise RequestError("unknown-share", f"no share called {name!r} is known here")
+        if self._active.service.stopping:
+            raise RequestError("stopping", f"share {self._active.name} is being stopped")
+
+    async def _stop_when_vacated(self, by: Peer) -> None:
+        await self._active.service.vacated()
+        self.stop_all(by)
+
+
+def _control_socket(control: Control, active: ActiveShare, wishes: _Wishes, sink: Sink) -> ControlSocket | None:
     """None, and a warning, where it cannot be made: the share is served all the same."""
     try:
         listener = control.listen()
     except ListenError as error:
         sink(NoControlSocket(active.name, str(error)))
         return None
-    return ControlSocket(active.name, listener, Routing({active.name: active}), sink)
+    lodger: Household = _Lodger(active, wishes, sink)
+    return ControlSocket(active.name, listener, Routing(lodger), sink)
 
 
-async def _reload_until(stop: asyncio.Future[signal.Signals], signals: _Signals, reloader: Reloader) -> None:
+async def _reload_until(
+    stop: asyncio.Future[str], wishes: _Wishes, reload: Callable[[], Coroutine[Any, Any, object]]
+) -> None:
     while not stop.done():
-        asked = asyncio.ensure_future(signals.reload())
-        waiting: set[asyncio.Future[Any]] = {asked, stop}
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        if stop.done():
-            asked.cancel()
-            return
-        await reloader.reload()
+        if await _done_before(wishes.reload(), stop):
+            await _done_before(reload(), stop)
 
 
-async def _started(active: ActiveShare, stop: asyncio.Future[signal.Signals]) -> bool:
-    """Whether a worker is warm; False when *stop* came first."""
-    start = asyncio.ensure_future(active.start())
-    waiting: set[asyncio.Future[Any]] = {start, stop}
+async def _done_before(work: Coroutine[Any, Any, object], stop: asyncio.Future[str]) -> bool:
+    """Whether *work* is done; False when *stop* came first. Raises what *work* raises."""
+    task = asyncio.ensure_future(work)
+    waiting: set[asyncio.Future[Any]] = {task, stop}
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    if not start.done():
-        start.cancel()
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})
         return False
-    start.result()
+    task.result()
     return not stop.done()
 
 
-async def _stop(active: ActiveShare, signals: _Signals, grace: float) -> bool:
-    stopping = asyncio.ensure_future(active.stop(grace))
-    second = asyncio.ensure_future(signals.stop())
+async def _stop(shares: _Stoppable, wishes: _Wishes, grace: float) -> bool:
+    stopping = asyncio.ensure_future(shares.stop(grace))
+    second = asyncio.ensure_future(wishes.stop())
     waiting: set[asyncio.Future[Any]] = {stopping, second}
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     if second.done():
-        active.kill("a second signal")
+        shares.kill("a second signal")
     second.cancel()
     return await stopping

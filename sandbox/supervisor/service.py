@@ -134,6 +134,16 @@ class Service:
         return self._stopping
 
     @property
+    def listener(self) -> Listener | None:
+        """Where connections are accepted."""
+        return self._listener
+
+    @property
+    def clients(self) -> tuple[Peer, ...]:
+        """Who is served now."""
+        return tuple(slot.peer for slot in self.slots if slot.peer is not None)
+
+    @property
     def socket(self) -> str | None:
         """Where connections are accepted, as it is called."""
         return None if self._listener is None else self._listener.name
@@ -212,6 +222,47 @@ class Service:
                 if change.field == "max_clients":
                     yield change.words
 
+    def renew(self, *, now: bool) -> None:
+        """Whoever comes from now on is served by a worker that is launched after this; *now*: who is served already
+        loses its connection.
+        """
+        self._not_before = -math.inf
+        if self._next is not None:
+            self._sink(WorkerReplaced(self._share, self._next.generation, None))
+            self._retire(self._next)
+        if now:
+            self.end_clients()
+        self._settle_soon()
+
+    def end_clients(self) -> None:
+        """Ends the jails that serve, so that what waits for them takes effect. Their clients lose the connection."""
+        for slot in self.slots:
+            if slot.peer is not None:
+                slot.stop(self._timing.stop_grace)
+
+    def move(self, listener: Listener) -> None:
+        """Accepts on *listener* instead. Who has connected to the one before is served."""
+        if self._listener is not None:
+            self._accept_ready()
+            self._close_listener()
+        self.listen(listener)
+
+    def withdraw(self) -> None:
+        """Accepts nobody from now on, and launches nothing: `vacated` when its clients have left. `listen` ends it."""
+        self._close_listener()
+        self._line.close()
+        self._claim.want(wanted=False)
+        if self._next is not None:
+            self._retire(self._next)
+        self._settle_soon()
+
+    async def vacated(self) -> None:
+        """Returns once there is no worker, which without a listener is for good."""
+        while self.slots:
+            self._settle()
+            if self.slots:
+                await self._changed()
+
     def hold_to(self, part: Rates | None) -> None:
         """Whatever the share asks of its workers, it is no more than *part* of its group's budget from now on."""
         if self._terms.part == part:
@@ -226,10 +277,7 @@ class Service:
         """
         self._stopping = True
         self._claim.close()
-        self._pause_accepting()
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        self._close_listener()
         self._line.close()
         for slot in self.slots:
             slot.stop(grace)
@@ -361,7 +409,7 @@ class Service:
             self._sink(BackingOff(self._share, self._backoff.failures, delay))
 
     def _take_back(self, client: Client) -> None:
-        if self._stopping:
+        if self._stopping or self._listener is None:
             client.close()
         else:
             self._line.rejoin(client)
@@ -458,6 +506,12 @@ class Service:
         if self._line.full:
             self._pause_accepting()
         return not self._line.full
+
+    def _close_listener(self) -> None:
+        self._pause_accepting()
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
 
     def _resume_accepting(self) -> None:
         if self._listener is not None and not self._accepting:

@@ -13,7 +13,8 @@ class Timing:
     (or the hang-up) to the end of the jail. *stop_grace*: what STOP allows for draining. *stop_margin*: on top of it,
     before SIGKILL. *give_up*: from SIGKILL to admitting that a process hangs in the kernel. *accept_pause*: after
     accept(2) failed for want of something. *settings*: from SETTINGS to APPLIED; requests in flight end between them.
-    *watch*: between two looks at the workers that serve.
+    *retry*: before one of several shares that could not be started is tried again. *watch*: between two looks at the
+    workers that serve.
     """
 
     ready: float = 10.0
@@ -26,3 +27,4 @@ class Timing:
     settings: float = 10.0
     watch: float = 5.0
     backoff: BackoffLimits = field(default_factory=BackoffLimits)
+    retry: BackoffLimits = field(default_factory=lambda: BackoffLimits(first=1.0))

@@ -120,7 +120,7 @@ def test_a_second_share_of_the_name_serves_too_and_says_that_it_cannot_be_asked(
     options = ("--socket", os.fspath(tmp_path / "other" / "s"), "--control-dir", os.fspath(run.control))
     with Running(run.kind, other, *options) as second:
         second.ready()
-        second.logged("no control socket, so reload, status and limit do not reach this share")
+        second.logged("no control socket, so no command reaches this share")
         second.logged("another process listens on it")
         assert second.connect(other / "s").served()
         assert second.stop() == 0

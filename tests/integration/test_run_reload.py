@@ -444,7 +444,7 @@ def test_a_policy_with_a_mistake_changes_nothing_and_the_next_is_read_again(tmp_
     good = Share(name="data", source=tmp_path, tag="data", log_level=LogLevel.DEBUG)
     answers: list[Share | Exception] = [
         ShareError("line 3: no such key"),
-        dataclasses.replace(good, tag="other"),
+        dataclasses.replace(good, name="other"),
         ValueError("a bug"),
         good,
     ]
@@ -452,7 +452,7 @@ def test_a_policy_with_a_mistake_changes_nothing_and_the_next_is_read_again(tmp_
     refusals = [str(event) for event in events if isinstance(event, ReloadRefused)]
     assert refusals == [
         "reload refused: line 3: no such key; everything stays as it was",
-        "reload refused: tag 'data' -> 'other': a running share keeps its name and tag; stop it and start it anew; "
+        "reload refused: name 'data' -> 'other': a running share keeps its name; stop it and start it anew; "
         "everything stays as it was",
         "reload refused: fault in the supervisor: ValueError('a bug'); everything stays as it was",
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typing
+
 import msgspec
 import pytest
 from hypothesis import example, given
@@ -12,12 +14,15 @@ from virtiofs_sandbox.ipc.requests import (
     LENGTH_BYTES,
     MAX_BYTES,
     Failed,
+    ListShares,
     ReadLimits,
     ReadStatus,
     Reload,
     Request,
     RequestError,
+    Restart,
     SetLimits,
+    Stop,
     decode_reply,
     decode_request,
     encode,
@@ -28,8 +33,13 @@ from virtiofs_sandbox.ipc.requests import (
 from virtiofs_sandbox.supervisor.states import State
 
 TEXT = st.text(max_size=64)
-REQUESTS = st.sampled_from([Reload(), ReadStatus(), ReadLimits()]) | st.builds(
-    SetLimits, set=st.dictionaries(TEXT, TEXT, min_size=1, max_size=8)
+SHARE = st.none() | TEXT
+REQUESTS = st.one_of(
+    st.sampled_from([ReadStatus(), ReadLimits(), ListShares()]),
+    st.builds(SetLimits, share=SHARE, set=st.dictionaries(TEXT, TEXT, min_size=1, max_size=8)),
+    st.builds(Reload, share=SHARE, now=st.booleans()),
+    st.builds(Restart, share=SHARE, now=st.booleans()),
+    st.builds(Stop, share=SHARE, now=st.booleans(), all=st.booleans()),
 )
 
 
@@ -62,7 +72,7 @@ def test_any_bytes_are_a_request_or_refused(text: bytes) -> None:
 
 @given(st.recursive(st.none() | st.integers() | TEXT, lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner)))
 def test_any_document_with_a_foreign_field_is_refused(value: object) -> None:
-    document = {"version": 1, "request": "reload", "now": value}
+    document = {"version": 1, "request": "reload", "soon": value}
     assert refused(msgspec.json.encode(document)) == "malformed"
 
 
@@ -82,7 +92,7 @@ def test_no_length_asks_for_more_than_the_bound(head: bytes) -> None:
         b"",
         b"{}",
         b'{"version":1}',
-        b'{"version":1,"request":"restart"}',
+        b'{"version":1,"request":"no such"}',
         b'{"version":"1","request":"status"}',
         b'{"version":1,"request":"limit"}',
         b'{"version":1,"request":"limit","set":{}}',
@@ -126,7 +136,7 @@ def test_words_have_a_bound_and_no_half_characters() -> None:
 
 def test_the_documents_have_every_request_and_every_error() -> None:
     text = (ROOT / "docs/control.md").read_text()
-    for kind in (Reload, ReadStatus, ReadLimits, SetLimits):
+    for kind in typing.get_args(requests.Request):
         assert f'`"{kind.__struct_config__.tag}"`' in text
     for state in State:
         assert f"| `{state.name.lower()}` |" in text

@@ -1,0 +1,247 @@
+"""The shares of one supervisor: those that a directory of policies speaks of, each in its berth.
+
+What happens to one share is told and done for that one. A policy with a mistake takes down nothing: at the start its
+share is left out, at a reload it stays as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from virtiofs_sandbox.ipc.requests import Done, Reloaded, RequestError, Standing, fitting, words
+from virtiofs_sandbox.policies.places import is_there, named
+from virtiofs_sandbox.policies.policy import Policy
+from virtiofs_sandbox.policies.roster import Roster, read_each, roster
+from virtiofs_sandbox.supervisor.active import ActiveShare, Common
+from virtiofs_sandbox.supervisor.answers import absent
+from virtiofs_sandbox.supervisor.berth import Berth, Ground, Situation
+from virtiofs_sandbox.supervisor.clients import Peer
+from virtiofs_sandbox.supervisor.events import InService, PolicyBroken, ReloadRefused
+from virtiofs_sandbox.supervisor.reloader import Changed
+
+# First jails that are on their way at the same time: one is made while another's worker gets ready.
+_AT_ONCE = 4
+# As events and the zygote have it where no single share is meant.
+ALL = ""
+
+
+@dataclass
+class _Told:
+    """What a reload has done, in sentences that begin with the share each is about."""
+
+    changes: list[str] = field(default_factory=list)
+    later: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+    def add(self, name: str, outcome: Changed | str) -> None:
+        if isinstance(outcome, str):
+            self.refused.append(f"{name}: {outcome}")
+            return
+        for sentences, said in (
+            (self.changes, outcome.changes),
+            (self.later, outcome.later),
+            (self.warnings, outcome.warnings),
+        ):
+            sentences.extend(f"{name}: {sentence}" for sentence in said)
+
+    def reply(self) -> Reloaded:
+        lists = (self.changes, self.later, self.warnings, self.refused)
+        kept = [fitting([words(sentence) for sentence in sentences]) for sentences in lists]
+        left_out = sum(map(len, lists)) - sum(map(len, kept))
+        return Reloaded(changes=kept[0], later=kept[1], warnings=kept[2], refused=kept[3], left_out=left_out)
+
+
+class Fleet:
+    """To be made inside the event loop; then `start`, and in the end `stop`, whatever happened."""
+
+    def __init__(
+        self,
+        directory: Path,
+        common: Common,
+        ground: Ground,
+        *,
+        look_anew: Callable[[], None],
+        stop: Callable[[str], None],
+    ) -> None:
+        """*look_anew* is called before policies are read: what the host offers may have changed. *stop*, with a reason,
+        is to end the supervisor.
+        """
+        self._directory = directory
+        self._common = common
+        self._ground = ground
+        self._look_anew = look_anew
+        self._stop = stop
+        self._berths: dict[str, Berth] = {}
+        self._removed: set[str] = set()
+        self._broken: dict[str, str] = {}
+        self._read_at = time.time()
+        self._turn = asyncio.Lock()
+        self._closing = False
+
+    async def start(self) -> None:
+        """Tries every share once, in the order of their names.
+
+        Raises PolicyError and WideningError where the directory as a whole cannot be read.
+        """
+        async with self._turn:
+            wanted = await self._read(None)
+            self._note_broken(wanted, self._berths)
+            await self._add(wanted.policies.values())
+        failed = sum(berth.active is None for berth in self._berths.values()) + len(self._broken)
+        self._common.sink(InService(ALL, len(self.shares), failed, self._directory))
+
+    async def stop(self, grace: float) -> bool:
+        """Ends all shares at the same time, for good. False when something was left behind."""
+        self._closing = True
+        berths = tuple(self._berths.values())
+        outcomes = await asyncio.gather(*(berth.stop(grace) for berth in berths), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return all(outcomes)
+
+    def kill(self, reason: str) -> None:
+        """Cuts a `stop` under way short."""
+        for berth in self._berths.values():
+            berth.kill(reason)
+
+    @property
+    def places(self) -> dict[str, Path]:
+        """Where the sockets of all are, by name, as their policies say."""
+        return {name: berth.policy.socket.path for name, berth in self._berths.items()}
+
+    @property
+    def clients(self) -> int:
+        """How many are served."""
+        return sum(len(active.service.clients) for active in self.shares.values())
+
+    @property
+    def summary(self) -> str:
+        """One line for the service manager."""
+        serve = sum(berth.situation is Situation.IN_SERVICE for berth in self._berths.values())
+        failed = sum(berth.situation is Situation.FAILED for berth in self._berths.values())
+        broken = f", {len(self._broken)} broken" if self._broken else ""
+        return f"{serve} shares in service, {self.clients} clients" + (f", {failed} failed" if failed else "") + broken
+
+    # As a Household.
+
+    @property
+    def shares(self) -> Mapping[str, ActiveShare]:
+        return {name: berth.active for name, berth in sorted(self._berths.items()) if berth.active is not None}
+
+    def standings(self) -> Mapping[str, Standing]:
+        found = {name: berth.standing() for name, berth in self._berths.items()}
+        for name, reason in self._broken.items():
+            if name not in found:
+                found[name] = absent(name, "failed", reason, self._read_at, policy=named(name, self._directory))
+        return dict(sorted(found.items()))
+
+    async def reload(self, name: str | None = None, *, now: bool = False) -> Reloaded:
+        if name is not None and name not in self.standings() and not is_there(named(name, self._directory)):
+            raise RequestError("unknown-share", f"no share called {name!r} is known here, and there is no such policy")
+        async with self._turn:
+            if self._closing:
+                raise RequestError("stopping", "the supervisor is being stopped")
+            try:
+                told = await self._follow(await self._read(name), only=name, now=now)
+            except self._common.refusals as error:
+                self._common.sink(ReloadRefused(ALL, str(error)))
+                raise RequestError("refused", f"{error}; everything stays as it was") from error
+        if name is not None and told.refused:
+            raise RequestError("refused", "; ".join(told.refused))
+        return told.reply()
+
+    async def restart(self, name: str, *, now: bool) -> Done:
+        berth = self._berth(name)
+        stay = await berth.restart(now=now)
+        if berth.active is None:
+            raise RequestError("refused", f"{name}: not in service: {berth.reason}")
+        return Done(
+            changes=(f"{name}: whoever connects from now on gets a new worker",),
+            later=tuple(f"{name}: {client} keeps its worker until it leaves" for client in stay),
+        )
+
+    async def stop_share(self, name: str, *, now: bool, by: Peer) -> Done:
+        stay = await self._berth(name).leave(f"stopped by {by}, until the next reload", now=now)
+        return Done(
+            changes=(f"{name}: {'accepts nobody any more' if stay else 'stopped'}",),
+            later=tuple(f"{name}: stops when {client} has left" for client in stay),
+        )
+
+    def stop_all(self, by: Peer) -> None:
+        self._stop(f"a request of {by}")
+
+    # Following the policies.
+
+    async def _read(self, only: str | None) -> Roster:
+        """File by file, so that nobody waits for all of them. Raises PolicyError, WideningError."""
+        self._look_anew()
+        found: dict[str, Policy | str] = {}
+        for name, outcome in read_each(self._directory, only):
+            found[name] = outcome
+            await asyncio.sleep(0)
+        in_force = {name: berth.policy for name, berth in self._berths.items() if name not in self._removed}
+        wanted = roster(found, in_force, only=only)
+        self._read_at = time.time()
+        others = {} if only is None else {name: why for name, why in self._broken.items() if name != only}
+        self._broken = {**others, **wanted.broken}
+        return wanted
+
+    async def _follow(self, wanted: Roster, *, only: str | None, now: bool) -> _Told:
+        told = _Told()
+        self._note_broken(wanted, self._berths)
+        for name, reason in wanted.broken.items():
+            told.add(name, reason)
+        concerned = sorted(self._berths if only is None else self._berths.keys() & {only})
+        for name in concerned:
+            if name not in wanted.policies and name not in self._removed:
+                await self._remove(name, told, now=now)
+        changed = [name for name in concerned if name in wanted.policies and name not in wanted.broken]
+        for name in changed:
+            self._removed.discard(name)
+            told.add(name, await self._berths[name].change(wanted.policies[name], now=now))
+        new = [policy for name, policy in wanted.policies.items() if name not in self._berths]
+        await self._add(new)
+        for policy in new:
+            berth = self._berths.get(policy.name)
+            if berth is not None:
+                told.add(policy.name, Changed(("added",), (), ()) if berth.active else str(berth.reason))
+        return told
+
+    def _note_broken(self, wanted: Roster, in_service: Mapping[str, Berth]) -> None:
+        for name, reason in wanted.broken.items():
+            self._common.sink(PolicyBroken(name, reason, name in in_service))
+
+    async def _add(self, policies: Iterable[Policy]) -> None:
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def start(berth: Berth) -> None:
+            async with gate:
+                if not self._closing:
+                    await berth.start()
+
+        berths = [Berth(policy, self._common, self._ground, vacant=self._vacant) for policy in policies]
+        self._berths |= {berth.name: berth for berth in berths}
+        await asyncio.gather(*map(start, berths))
+
+    async def _remove(self, name: str, told: _Told, *, now: bool) -> None:
+        self._removed.add(name)
+        stay = await self._berths[name].leave("its policy is gone", now=now)
+        told.changes.append(f"{name}: removed")
+        told.later.extend(f"{name}: ends when {client} has left" for client in stay)
+
+    def _vacant(self, berth: Berth) -> None:
+        if berth.name in self._removed:
+            self._removed.discard(berth.name)
+            del self._berths[berth.name]
+
+    def _berth(self, name: str) -> Berth:
+        try:
+            return self._berths[name]
+        except KeyError:
+            raise RequestError("not-in-service", f"share {name} is not in service: {self._broken.get(name)}") from None
