@@ -24,7 +24,7 @@ from virtiofs_sandbox.ipc.descriptors import OwnedFd
 from virtiofs_sandbox.ipc.exits import Ending
 from virtiofs_sandbox.ipc.memfds import ARENA_BYTES, STATISTICS_BYTES, fixed_memory, sealed_document
 from virtiofs_sandbox.ipc.messages import Kind, Message, MessageError
-from virtiofs_sandbox.ipc.stats import Statistics, read_statistics
+from virtiofs_sandbox.ipc.stats import Statistics, read_oldest_start, read_statistics
 from virtiofs_sandbox.ipc.transport import ChannelClosedError, ControlChannel, UnreadError
 from virtiofs_sandbox.launcher import HandOver, Jail
 from virtiofs_sandbox.launcher.launch import bury_group, end_group
@@ -157,6 +157,10 @@ class Worker:
 
     def statistics(self) -> Statistics | None:
         return read_statistics(self._page.fileno())
+
+    def oldest_start(self) -> int:
+        """When the oldest request in flight began, as it claims: CLOCK_MONOTONIC in nanoseconds, 0 without one."""
+        return read_oldest_start(self._page.fileno())
 
     def _refresh(self) -> None:
         """A new second has new limits."""
