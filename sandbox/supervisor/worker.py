@@ -133,6 +133,10 @@ class Worker(abc.ABC):
     def statistics(self) -> Statistics | None:
         """What it claims of itself, if it counts."""
 
+    @abc.abstractmethod
+    def oldest_start(self) -> int:
+        """When the oldest request in flight began, as it claims: CLOCK_MONOTONIC in nanoseconds, 0 without one."""
+
     async def adjust(self, changes: tuple[MountChange, ...]) -> None:
         """Changes the mounts of the jail. Raises LaunchError."""
         await self._launcher.adjust(self._jail, changes)
@@ -284,6 +288,9 @@ class OwnWorker(Worker):
 
     def statistics(self) -> Statistics | None:
         return read_statistics(self._page.fileno())
+
+    def oldest_start(self) -> int:
+        return read_oldest_start(self._page.fileno())
 
     def _refresh(self) -> bool:
         begins = super()._refresh()
