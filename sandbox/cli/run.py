@@ -121,15 +121,19 @@ def execute(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
         parser.error(str(error))
 
 
-def find_worker(wanted: Path | None) -> Path:
-    """The worker binary: *wanted*, or the one installed beside this command."""
+def find_worker(wanted: Path | None) -> Path | None:
+    """The worker binary: *wanted*, or the one installed beside this command; None where none was installed.
+
+    Raises NoWorkerError.
+    """
     beside = Path(sys.argv[0]).resolve().parent / WORKER
     candidates = [wanted] if wanted is not None else [beside, Path(sysconfig.get_path("scripts")) / WORKER]
     for candidate in candidates:
         if candidate.is_file() and os.access(candidate, os.X_OK):
             return candidate.resolve()
-    places = " or ".join(dict.fromkeys(str(candidate) for candidate in candidates))
-    raise NoWorkerError(f"no worker binary at {places}; install with the worker (needs Rust), or name one by --worker")
+    if wanted is None:
+        return None
+    raise NoWorkerError(f"no worker binary at {wanted}; name another, or leave out --worker")
 
 
 def request_of(options: argparse.Namespace) -> Request:
