@@ -83,6 +83,9 @@ def _share(policy: Policy) -> Iterable[_Said]:
     yield ("share", "max_clients"), share.max_clients, ""
     yield ("share", "xattr"), share.xattr, ""
     yield ("share", "log_level"), share.log_level.value, ""
+    yield ("share", "vms"), list(policy.vms) or None, "any"
+    listen = {True: "persistent", False: "once", None: None}[policy.persistent]
+    yield ("share", "listen"), listen, "persistent; once by virtiofsd's command line"
 
 
 def _cache(policy: Policy) -> Iterable[_Said]:

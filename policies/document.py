@@ -127,6 +127,25 @@ class ShareTable(_Table, frozen=True):
         Literal["error", "warning", "info", "debug"] | UnsetType,
         _key("What is logged.", '"error", "warning", "info" or "debug"', '"info"'),
     ] = UNSET
+    vms: Annotated[
+        tuple[str, ...] | UnsetType,
+        _key(
+            "Which virtual machines it is for, where it is started by virtiofsd's command line: their names, "
+            "in which * and ? stand for others (docs/compatibility.md).",
+            "a list of names",
+            "any",
+            each=values.machine,
+        ),
+    ] = UNSET
+    listen: Annotated[
+        Literal["persistent", "once"] | UnsetType,
+        _key(
+            "Whether it stays once its client has left, where it is started by virtiofsd's command line. "
+            "Everything else stays.",
+            '"persistent" or "once"',
+            '"once"',
+        ),
+    ] = UNSET
 
 
 class CacheTable(_Table, frozen=True):
@@ -545,6 +564,16 @@ class SiteTable(_Table, frozen=True):
             maximum=MAX_WARM,
         ),
     ] = UNSET
+    metrics: Annotated[
+        str | UnsetType,
+        _key(
+            "Where serve tells Prometheus how its shares are: a socket that it makes (mode 0660), or a port that only "
+            "this machine reaches. Read when it starts.",
+            'an absolute path, "127.0.0.1:PORT" or "[::1]:PORT"',
+            "nowhere",
+            parse=values.metrics_address,
+        ),
+    ] = UNSET
 
 
 class BudgetTable(_Table, frozen=True):
@@ -590,7 +619,6 @@ RESERVED = {
     "share.posix_acl": "POSIX access control lists",
     "share.xattrmap": "other names for extended attributes",
     "share.security_label": "labels that guests give to new files",
-    "share.listen": "other ways to listen than one socket",
     "share.immutable": "a promise that nobody changes the files",
     "share.submounts": "telling the guest of file systems mounted in the share",
     "share.socket.owner": "another owner for the socket",

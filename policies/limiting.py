@@ -112,6 +112,11 @@ def differences(old: Share, new: Share) -> Iterator[str]:
             yield f"{name} {key.show(key.of(old))} -> {key.show(key.of(new))}"
 
 
+def changed_rates(old: Share, new: Share) -> dict[str, int | None]:
+    """What of the limits differs, as *new* has it: bytes or operations a second, None for no limit."""
+    return {name: key.of(new) for name, key in KEYS.items() if key.of(old) != key.of(new)}
+
+
 def _is_more(rate: int | None, most: int | None) -> bool:
     return most is not None and (rate is None or rate > most)
 

@@ -119,6 +119,8 @@ class _Settling:
         if group is not None:
             self._within(group, limits, control_limits.disk)
         socket = self._socket(share, name)
+        if share.vms == ():
+            self._report("share.vms", "it is empty; name at least one machine, or leave it out for any")
         program = self._program(_or(document.worker, WorkerTable()).program, group)
         queues = Share.queues if program is None else 1
         if self.problems:
@@ -153,6 +155,8 @@ class _Settling:
             file=self.file,
             origins=self.merged.origins,
             intent=self.merged.values.get("cache.intent"),
+            vms=_or(share.vms, ()),
+            persistent=None if isinstance(share.listen, UnsetType) else share.listen == "persistent",
         )
 
     def _directories(self, share: ShareTable) -> tuple[Path | None, tuple[Child, ...]]:

@@ -296,6 +296,12 @@ def check_tag(tag: str) -> str:
     return tag
 
 
+def tag_of(directory: Path) -> str:
+    """A tag for *directory* where nobody chose one: its name, as far as a tag takes it."""
+    name = "".join(character if character.isprintable() else "_" for character in directory.name)
+    return name.encode(errors="replace")[:MAX_TAG_BYTES].decode(errors="ignore") or "root"
+
+
 def resolve_source(directory: Path) -> Path:
     """The absolute path of *directory* without symbolic links; ShareError when it is none or cannot be entered."""
     try:

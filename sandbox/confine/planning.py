@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import secrets
 from pathlib import Path
 from typing import Literal
 
@@ -65,7 +64,7 @@ def prepare(share: Share, host: HostProbe, *, worker: Path | None, end_with_supe
     attributes: Literal["path", "open"] = "open" if bare else "path"
     needs = seccomp.needs(share, ids=who.ids, attributes=attributes)
     refusal = seccomp.refusal(share.sandbox.seccomp, recorded=not host.audit_errno)
-    exec_key = secrets.randbits(64)
+    exec_key = int.from_bytes(os.urandom(8), "little")
     kept = 0 if bare else capabilities.kept(share, who.ids)
     program = None
     if share.program is not None:

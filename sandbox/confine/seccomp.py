@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import functools
 import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
@@ -80,8 +81,9 @@ def program(key: int, needs: Needs = EVERYTHING, refusal: Refusal = Refusal.ERRN
     return _compiled(allowed, calls.KILLED, Refusal.ERRNO if refusal is Refusal.TRAP else refusal)
 
 
+@functools.cache
 def role_programs(needs: Needs = EVERYTHING, refusal: Refusal = Refusal.ERRNO) -> RoleFilters:
-    """The second stage of each role, loaded over the first one."""
+    """The second stage of each role, loaded over the first one: the same object for all shares of the same kind."""
     programs = {
         role.value: _compiled((*calls.steady(role, needs), *_way_back(refusal)), calls.KILLED_LATER, refusal)
         for role in Role
@@ -104,6 +106,7 @@ def waiting_program() -> bytes:
     return _exported(compiled)
 
 
+@functools.cache
 def unlogged_program() -> bytes:
     """The program for refusals that are no news: it is loaded beside the other one, without FLAGS.
 

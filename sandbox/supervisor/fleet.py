@@ -239,6 +239,7 @@ class Fleet:
         if berth.name in self._removed:
             self._removed.discard(berth.name)
             del self._berths[berth.name]
+            self._common.tallies.forget(berth.name)
 
     def _berth(self, name: str) -> Berth:
         try:

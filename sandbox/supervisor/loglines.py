@@ -100,6 +100,11 @@ def parse_line(raw: bytes) -> LogLine:
 def printable(raw: bytes) -> str:
     """*raw* as text in which every control character, line separator and invalid byte is spelled out."""
     text = raw.decode("utf-8", "backslashreplace")
+    return spelled_out(text)
+
+
+def spelled_out(text: str) -> str:
+    """*text* with every control character, line separator and half of a character spelled out."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

@@ -10,6 +10,8 @@ from virtiofs_sandbox.ipc import requests
 from virtiofs_sandbox.ipc.requests import Done, Listing, Reloaded, Reply, Request, RequestError, Standing, fitting
 from virtiofs_sandbox.supervisor.active import ActiveShare
 from virtiofs_sandbox.supervisor.clients import Peer
+from virtiofs_sandbox.supervisor.readings import figures
+from virtiofs_sandbox.supervisor.recent import Recent
 
 
 class Household(Protocol):
@@ -36,29 +38,52 @@ class Household(Protocol):
 
 
 class Routing:
-    """Passes each question on to whom it is meant for."""
+    """Passes each question on to whom it is meant for. The log is *recent*'s to tell."""
 
-    def __init__(self, household: Household) -> None:
+    def __init__(self, household: Household, recent: Recent) -> None:
         self._household = household
+        self._recent = recent
 
     async def __call__(self, request: Request, peer: Peer) -> Reply:
         """Raises RequestError."""
         match request:
-            case requests.ListShares():
-                return self._listing()
             case requests.Reload():
                 return await self._household.reload(request.share, now=request.now)
             case requests.Restart():
                 return await self._household.restart(self._meant(request.share), now=request.now)
-            case requests.Stop(all=True):
-                if request.share is not None:
-                    raise RequestError("malformed", "stop: a share is named, and all are meant")
-                self._household.stop_all(peer)
-                return Done(changes=("the supervisor is stopping",))
             case requests.Stop():
-                return await self._household.stop_share(self._meant(request.share), now=request.now, by=peer)
+                return await self._stop(request, peer)
+            case requests.ListShares() | requests.ReadFigures() | requests.ReadLog():
+                return await self._of_several(request)
             case _:
                 return await self._of_share(request, peer)
+
+    async def _of_several(self, request: requests.ListShares | requests.ReadFigures | requests.ReadLog) -> Reply:
+        match request:
+            case requests.ListShares():
+                return self._listing()
+            case requests.ReadFigures():
+                return self._figures(request)
+            case requests.ReadLog():
+                # Shares that are gone have left lines, maybe.
+                if request.share is not None and request.share not in self._recent:
+                    self._meant(request.share)
+                return await self._recent.answer(request)
+
+    async def _stop(self, request: requests.Stop, peer: Peer) -> Done:
+        if not request.all:
+            return await self._household.stop_share(self._meant(request.share), now=request.now, by=peer)
+        if request.share is not None:
+            raise RequestError("malformed", "stop: a share is named, and all are meant")
+        self._household.stop_all(peer)
+        return Done(changes=("the supervisor is stopping",))
+
+    def _figures(self, request: requests.ReadFigures) -> requests.Figures:
+        shares = self._household.shares
+        if request.share is None:
+            return figures(shares.values(), request.after)
+        active = shares.get(self._meant(request.share))
+        return figures(() if active is None else (active,), request.after)
 
     def _listing(self) -> Listing:
         all_of_them = [_without_rules(standing) for standing in self._household.standings().values()]

@@ -130,6 +130,13 @@ class Service:
         return all(slot.settled for slot in self.slots)
 
     @property
+    def state(self) -> str:
+        """That of its worker, as docs/control.md has it."""
+        if self.slot is None:
+            return "stopping" if self._stopping else "idle"
+        return self.slot.state.name.lower()
+
+    @property
     def stopping(self) -> bool:
         return self._stopping
 
@@ -490,7 +497,7 @@ class Service:
             connection = self._listener.accept()
         except OSError as error:
             pause = self._timing.accept_pause
-            self._sink(AcceptFailed(self._share, error.strerror or str(error), pause))
+            self._sink(AcceptFailed(self._share, error.strerror or str(error), pause, error.errno))
             self._pause_accepting()
             self._loop.call_later(pause, self._settle_soon)
             return False
