@@ -25,7 +25,7 @@ from virtiofs_sandbox.ipc.descriptors import OwnedFd
 from virtiofs_sandbox.ipc.exits import Ending
 from virtiofs_sandbox.ipc.memfds import ARENA_BYTES, STATISTICS_BYTES, fixed_memory, sealed_document
 from virtiofs_sandbox.ipc.messages import Kind, Message, MessageError
-from virtiofs_sandbox.ipc.stats import Statistics, read_statistics
+from virtiofs_sandbox.ipc.stats import Statistics, read_oldest_start, read_statistics
 from virtiofs_sandbox.ipc.transport import ChannelClosedError, ControlChannel, UnreadError
 from virtiofs_sandbox.launcher import HandOver, Jail
 from virtiofs_sandbox.launcher.launch import bury_group, end_group

@@ -151,7 +151,7 @@ class Host:
             folder.chmod(0o700)
         self.path("/run/agents").mkdir()
         self.path("/run/agents").chmod(0o1777)
-        # libvirt asks every QEMU it finds what it can do, for seconds: one is enough. Overlays hide files by such devices.
+        # libvirt asks every QEMU it finds what it can do, for seconds: one is enough. So an overlay hides a file.
         masked = self.work / "layer" / "usr" / "bin" / "qemu-system-i386"
         masked.parent.mkdir(parents=True)
         os.mknod(masked, stat.S_IFCHR, os.makedev(0, 0))
