@@ -225,7 +225,7 @@ def test_stop_is_one_grace_for_all_and_a_second_signal_does_not_wait_for_it(thre
         if process_name(pid) == WORKER:
             os.kill(pid, signal.SIGSTOP)
     three.process.send_signal(signal.SIGTERM)
-    three.logged("serve: stopping on SIGTERM")
+    three.logged("stopping on SIGTERM")
     three.process.send_signal(signal.SIGTERM)
     assert three.process.wait(4) == 0
     assert all(caller.closed() for caller in callers)
