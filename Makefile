@@ -11,6 +11,7 @@ SOURCES := $(shell find worker/src sandbox ipc policies -name '*.rs' -o -name '*
 .PHONY: help
 help:
 	@echo "make build       virtual environment and worker: .venv/bin/virtiofs-sandbox, .venv/bin/virtiofs-worker"
+	@echo "make install     puts it in place: DESTDIR= PREFIX=/usr/local; make uninstall takes it away"
 	@echo "make demo        a real guest on a share, here and now (lists what it installs and asks first)"
 	@echo "make test        lint and all tests but the slow ones; what continuous integration runs"
 	@echo "make test-slow   the rest: minutes long, installs a Debian below build/"
@@ -40,6 +41,22 @@ $(VENV)/.built: $(VENV)/.venv pyproject.toml setup.py Cargo.toml Cargo.lock work
 	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[dev]' --config-settings editable_mode=strict
 	rm -rf .mypy_cache  # it remembers which modules were not there
 	touch $@
+
+# Only the first builds and needs a network; so as a user: make build/stage/.made && sudo make install PREFIX=/usr
+PREFIX ?= /usr/local
+# What runs the installed command: not the virtual environment's.
+INSTALL_PYTHON ?= /usr/bin/python3
+build/stage/.made: $(VENV)/.built packaging/stage
+	packaging/stage $(INSTALL_PYTHON)
+	touch $@
+
+.PHONY: install
+install: build/stage/.made
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' packaging/install put
+
+.PHONY: uninstall
+uninstall:
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' packaging/install remove
 
 # Programs that guests are made of: installed packages, and a kernel below build/.
 .PHONY: guests
@@ -71,14 +88,15 @@ lint: build
 	cargo clippy --quiet --locked --all-targets -- -D warnings
 
 .PHONY: test
-test: lint guests
-	@$(REQUIRE) callers disks
+test: lint guests build/stage/.made
+	@$(REQUIRE) callers disks libvirt
 	cargo test --quiet --locked
 	$(BIN)/pytest -m 'not slow'
 
 .PHONY: test-slow
-test-slow: build guests
-	@$(REQUIRE) disks fresh
+test-slow: build guests build/stage/.made
+	@$(REQUIRE) disks libvirt fresh
+	@packaging/setup/newer-libvirt
 	$(BIN)/pytest -m slow
 
 .PHONY: fresh

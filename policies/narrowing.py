@@ -8,17 +8,23 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from virtiofs_sandbox.policies.machines import Machine
 from virtiofs_sandbox.policies.policy import Policy, Socket
 from virtiofs_sandbox.policies.problems import shown
-from virtiofs_sandbox.policies.share import Access, CacheMode, LogLevel, Share, Tier
+from virtiofs_sandbox.policies.share import Access, CacheMode, Identity, LogLevel, Sandbox, SeccompAction, Share, Tier
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What the caller said; None and False where nothing was said. *directory* is without symbolic links."""
+    """What the caller said; None and False where nothing was said. *directory* is without symbolic links.
+
+    The rest, from *machine* on, only virtiofsd's command line can say. *machine* is the one it is said for; *tolerated*
+    the least jail that the caller puts up with; *private* that the caller's user alone is to connect. *spelling* is how
+    an argument was written, where that is not how `run` calls it.
+    """
 
     directory: Path | None = None
     tag: str | None = None
@@ -32,6 +38,15 @@ class Arguments:
     log_level: LogLevel | None = None
     minimum: Tier | None = None
     worker: Path | None = None
+    machine: Machine | None = None
+    no_xattr: bool = False
+    writeback: bool | None = None
+    seccomp: SeccompAction | None = None
+    tolerated: Tier | None = None
+    identity: Identity | None = None
+    private: bool = False
+    persistent: bool = False
+    spelling: Mapping[str, str] = field(default_factory=dict)
 
 
 class Effect(enum.Enum):
@@ -51,6 +66,8 @@ class Verdict:
     key: str | None = None
 
 
+# Permissions of a socket that is for its owner alone.
+PRIVATE = 0o600
 NARROWS = Verdict(Effect.NARROWS)
 NEUTRAL = Verdict(Effect.NEUTRAL)
 Judge = Callable[[Arguments, Policy], Verdict | None]
@@ -84,13 +101,16 @@ def narrow(policy: Policy, arguments: Arguments) -> tuple[Share, Socket]:
     The directory is not judged here: by now *policy* is about the one that is shared.
     """
     complaints = []
-    for row in ROWS:
+    for row in (*ROWS, *OF_VIRTIOFSD):
         verdict = row.judge(arguments, policy)
         if verdict is not None and verdict.effect is Effect.WIDENS:
-            complaints.append(widening(row.argument, policy, verdict.key or row.key, verdict.accepted))
+            argument = arguments.spelling.get(row.argument, row.argument)
+            complaints.append(widening(argument, policy, verdict.key or row.key, verdict.accepted))
     if complaints:
         raise WideningError("\n".join(complaints))
-    return applied(policy.share, arguments), _socket(policy.socket, arguments)
+    if "identity.map" in policy.origins:
+        arguments = replace(arguments, identity=None)
+    return applied(policy.share, arguments), _socket(policy, arguments)
 
 
 def applied(share: Share, arguments: Arguments) -> Share:
@@ -107,19 +127,35 @@ def applied(share: Share, arguments: Arguments) -> Share:
         ),
         cache=cache,
         # Without a cache there is nothing to write back from, and nothing to rely on.
-        writeback=share.writeback and not never,
+        writeback=(share.writeback if arguments.writeback is None else arguments.writeback) and not never,
         timeout=None if never else share.timeout,
-        xattr=share.xattr or arguments.xattr,
+        xattr=(share.xattr or arguments.xattr) and not arguments.no_xattr,
         log_level=arguments.log_level or share.log_level,
-        sandbox=replace(share.sandbox, minimum=arguments.minimum or share.sandbox.minimum),
+        sandbox=_sandbox(share.sandbox, arguments),
+        identity=(
+            share.identity
+            if arguments.identity is None
+            else replace(arguments.identity, unmapped=share.identity.unmapped)
+        ),
     )
 
 
-def _socket(socket: Socket, arguments: Arguments) -> Socket:
+def _sandbox(sandbox: Sandbox, arguments: Arguments) -> Sandbox:
+    """What the caller puts up with lowers nothing: it may only ask for more of a jail than there has to be."""
+    minimum = arguments.minimum or sandbox.minimum
+    if arguments.tolerated is not None:
+        minimum = min(minimum, arguments.tolerated, key=lambda tier: tier.rank)
+    return replace(sandbox, minimum=minimum, seccomp=arguments.seccomp or sandbox.seccomp)
+
+
+def _socket(policy: Policy, arguments: Arguments) -> Socket:
+    socket = policy.socket
+    said = {"share.socket.mode", "share.socket.group"} & set(policy.origins)
+    mode = socket.mode & PRIVATE if arguments.private and not said else socket.mode
     return replace(
         socket,
         path=arguments.socket or socket.path,
-        mode=socket.mode if arguments.socket_mode is None else arguments.socket_mode,
+        mode=mode if arguments.socket_mode is None else arguments.socket_mode,
         group=socket.group if arguments.socket_group is None else arguments.socket_group,
     )
 
@@ -182,6 +218,36 @@ def _xattr(arguments: Arguments, policy: Policy) -> Verdict | None:
     if not arguments.xattr:
         return None
     return NEUTRAL if policy.share.xattr else Verdict(Effect.WIDENS, "extended attributes are off there")
+
+
+def _writeback(arguments: Arguments, policy: Policy) -> Verdict | None:
+    if arguments.writeback is None:
+        return None
+    if not arguments.writeback:
+        return NARROWS
+    return NEUTRAL if policy.share.writeback else Verdict(Effect.WIDENS, "writeback is off there")
+
+
+def _seccomp(arguments: Arguments, policy: Policy) -> Verdict | None:
+    if arguments.seccomp is None:
+        return None
+    order = (SeccompAction.LOG, SeccompAction.ERRNO, SeccompAction.KILL)
+    asked, allowed = order.index(arguments.seccomp), order.index(policy.share.sandbox.seccomp)
+    if asked < allowed:
+        return Verdict(Effect.WIDENS, f"accepted: {' or '.join(action.value for action in order[allowed:])}")
+    return NEUTRAL if asked == allowed else NARROWS
+
+
+def _tolerated(arguments: Arguments, policy: Policy) -> Verdict | None:
+    if arguments.tolerated is None:
+        return None
+    return NARROWS if arguments.tolerated.rank < policy.share.sandbox.minimum.rank else NEUTRAL
+
+
+def _persistent(arguments: Arguments, policy: Policy) -> Verdict | None:
+    if not arguments.persistent:
+        return None
+    return Verdict(Effect.WIDENS, "accepted: once") if policy.persistent is False else NEUTRAL
 
 
 def _minimum(arguments: Arguments, policy: Policy) -> Verdict | None:
@@ -262,11 +328,26 @@ ROWS = (
         lambda arguments, policy: _given(arguments.log_level, NEUTRAL),
     ),
     Row(
+        "--log-format",
+        "share.log_level",
+        {Effect.NEUTRAL: ""},
+        "How the lines look that are logged.",
+        lambda arguments, policy: None,
+    ),
+    Row(
         "--control-dir",
         "share.name",
         {Effect.NEUTRAL: ""},
         "Wherever the control socket is, only root and the user of the share are answered there, and nobody gets more "
         "from it than the policy allows (docs/control.md).",
+        lambda arguments, policy: None,
+    ),
+    Row(
+        "--metrics",
+        "site.metrics",
+        {Effect.NEUTRAL: ""},
+        "Counts and names of what the caller's own process serves, for whoever is on this machine; the guest gets "
+        "nothing by it (docs/metrics.md).",
         lambda arguments, policy: None,
     ),
     Row(
@@ -284,6 +365,55 @@ ROWS = (
         lambda arguments, policy: _given(
             arguments.worker, Verdict(Effect.WIDENS, "the worker that comes with this command serves it; leave it out")
         ),
+    ),
+)
+
+# Arguments that only virtiofsd's command line has (docs/compatibility.md), by the name of the first that says it.
+OF_VIRTIOFSD = (
+    Row(
+        "-o no_xattr",
+        "share.xattr",
+        {Effect.NARROWS: ""},
+        "It only takes away.",
+        lambda arguments, policy: _given(arguments.no_xattr, NARROWS),
+    ),
+    Row(
+        "--writeback",
+        "cache.writeback",
+        {Effect.NEUTRAL: "on in the policy too", Effect.WIDENS: "off in the policy", Effect.NARROWS: "-o no_writeback"},
+        "What a guest keeps to itself for a while, others miss.",
+        _writeback,
+    ),
+    Row(
+        "--seccomp",
+        "sandbox.seccomp",
+        {Effect.NARROWS: "from log to errno to kill", Effect.WIDENS: "the other way"},
+        "With log, a call outside the list is carried out.",
+        _seccomp,
+    ),
+    Row(
+        "--sandbox",
+        "sandbox.minimum",
+        {
+            Effect.NARROWS: "stronger than the policy's minimum",
+            Effect.NEUTRAL: "as strong, or weaker: the policy's holds",
+        },
+        "It says what the caller puts up with. The jail is always the strongest that the host allows.",
+        _tolerated,
+    ),
+    Row(
+        "--uid-map, --gid-map",
+        "identity.map",
+        {Effect.NEUTRAL: "the policy's holds, if it names one; else that range of ids"},
+        "It says whom files belong to. Ids that the caller does not have are refused by the system.",
+        lambda arguments, policy: _given(arguments.identity, NEUTRAL),
+    ),
+    Row(
+        "--persistent",
+        "share.listen",
+        {Effect.NEUTRAL: "the policy does not say once", Effect.WIDENS: "it does"},
+        "Whoever may connect then finds the share after its client has left.",
+        _persistent,
     ),
 )
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from virtiofs_sandbox.policies import loader
-from virtiofs_sandbox.policies.narrowing import Arguments, WideningError, applied, narrow, widening
+from virtiofs_sandbox.policies.narrowing import PRIVATE, Arguments, WideningError, applied, narrow, widening
 from virtiofs_sandbox.policies.overlaps import conflicts, inside
 from virtiofs_sandbox.policies.places import default_directory
 from virtiofs_sandbox.policies.policy import Policy, Socket
 from virtiofs_sandbox.policies.problems import PolicyError, Problem, shown
-from virtiofs_sandbox.policies.share import Access, Share
+from virtiofs_sandbox.policies.share import Access, Sandbox, Share, tag_of
 from virtiofs_sandbox.policies.subtree import HiddenError, subtree
 
 
@@ -46,13 +46,19 @@ def offer(arguments: Arguments, file: Path | None, directory: Path) -> Offer:
     assert arguments.directory is not None  # noqa: S101 - for mypy: without a file there is a directory
     policy, path = _match(loader.load_directory(directory), arguments)
     if policy is None:
-        _refuse_if_required("DIR", directory)
-        return Offer(_unjudged(arguments), _unjudged_socket(arguments), None)
+        _refuse_if_required(_directory(arguments), directory)
+        return Offer(_unjudged(arguments, directory), _unjudged_socket(arguments), None)
     try:
         within = replace(policy, share=_within(policy, arguments.directory, path))
     except HiddenError as error:
-        raise WideningError(widening("DIR", policy, error.key, f"{shown(arguments.directory)} {error}")) from error
+        sentence = f"{shown(arguments.directory)} {error}"
+        raise WideningError(widening(_directory(arguments), policy, error.key, sentence)) from error
     return _narrowed(within, arguments)
+
+
+def _directory(arguments: Arguments) -> str:
+    """What the argument is called that names the directory."""
+    return arguments.spelling.get("DIR", "DIR")
 
 
 def _by_policy(arguments: Arguments, file: Path, directory: Path) -> Offer:
@@ -127,33 +133,56 @@ def _touching(policies: Iterable[Policy], path: Path) -> Policy | None:
 def _match(policies: Sequence[Policy], arguments: Arguments) -> tuple[Policy | None, tuple[str, ...]]:
     """The policy whose directory is nearest above (or is) the one to share, and the way from there.
 
-    Raises WideningError for a directory around one of a policy, PolicyError when several are as near.
+    One for other machines has no say, but what it speaks of is shared by nobody else's. Raises WideningError for that,
+    and for a directory around one of a policy; PolicyError when several are as near.
     """
     assert arguments.directory is not None  # noqa: S101 - as in offer
     found = []
     around = []
+    foreign = []
     for policy in policies:
         for key, source, _ in policy.directories:
             way = inside(arguments.directory, source)
-            if way is not None:
+            if way is not None and not _has_say(policy, arguments):
+                foreign.append((len(way), policy))
+            elif way is not None:
                 name = () if policy.share.source is not None else (key.removeprefix("share.tree."),)
                 found.append((len(way), policy, (*name, *way)))
             elif inside(source, arguments.directory) is not None:
                 sentence = f"{shown(arguments.directory)} contains {shown(source)}, where that policy would not hold"
-                around.append(widening("DIR", policy, key, sentence))
-    if not found and around:
+                around.append(widening(_directory(arguments), policy, key, sentence))
+    nearest = min((length for length, _, _ in found), default=None)
+    nearer = [policy for length, policy in foreign if nearest is None or length < nearest]
+    if nearer:
+        sentence = f"{shown(arguments.directory)} is for other machines; {_machine(arguments)}"
+        raise WideningError(
+            "\n".join(widening(_directory(arguments), policy, "share.vms", sentence) for policy in nearer)
+        )
+    if nearest is None and around:
         raise WideningError("\n".join(around))
-    if not found:
+    if nearest is None:
         return None, ()
-    nearest = min(length for length, _, _ in found)
     matches = [(policy, path) for length, policy, path in found if length == nearest]
     if len(matches) > 1 and arguments.tag is not None:
         matches = [(policy, path) for policy, path in matches if policy.share.tag == arguments.tag] or matches
+    if len(matches) > 1:
+        # Said for some machines is nearer than said for any.
+        matches = [(policy, path) for policy, path in matches if policy.vms and arguments.machine] or matches
     if len(matches) > 1:
         names = ", ".join(policy.name for policy, _ in matches)
         sentence = f"{shown(arguments.directory)} is shared by several policies: {names}; run one of them by its name"
         raise PolicyError.of_file(matches[0][0].file, sentence)
     return matches[0]
+
+
+def _has_say(policy: Policy, arguments: Arguments) -> bool:
+    """Where nothing is said of a machine, every policy has."""
+    return not policy.vms or arguments.machine is None or arguments.machine.is_one_of(policy.vms)
+
+
+def _machine(arguments: Arguments) -> str:
+    name = None if arguments.machine is None else arguments.machine.name
+    return "which one this is for cannot be seen" if name is None else f"this is for {shown(name)}"
 
 
 def _within(policy: Policy, directory: Path, path: tuple[str, ...]) -> Share:
@@ -167,10 +196,17 @@ def _within(policy: Policy, directory: Path, path: tuple[str, ...]) -> Share:
     return subtree(share, path, directory)
 
 
-def _unjudged(arguments: Arguments) -> Share:
-    if arguments.tag is None:
+def _unjudged(arguments: Arguments, directory: Path) -> Share:
+    assert arguments.directory is not None  # noqa: S101 - as in offer
+    tag = arguments.tag
+    if tag is None and arguments.machine is not None:
+        # The monitor has a tag of its own then, or the guest reads this one.
+        tag = tag_of(arguments.directory)
+    if tag is None:
         raise MissingArgumentError("no policy speaks of this directory: --tag is required")
-    return applied(Share(name=arguments.tag, source=arguments.directory, tag=arguments.tag), arguments)
+    minimum = loader.site(directory).minimum or arguments.tolerated or Sandbox.minimum
+    share = Share(name=tag, source=arguments.directory, tag=tag, sandbox=Sandbox(minimum))
+    return applied(share, arguments)
 
 
 def _unjudged_socket(arguments: Arguments) -> Socket | None:
@@ -178,5 +214,7 @@ def _unjudged_socket(arguments: Arguments) -> Socket | None:
         return None
     if arguments.socket is None:
         raise MissingArgumentError("no policy speaks of this directory: one of the arguments --socket --fd is required")
-    mode = Socket.mode if arguments.socket_mode is None else arguments.socket_mode
+    mode = PRIVATE if arguments.private else Socket.mode
+    if arguments.socket_mode is not None:
+        mode = arguments.socket_mode
     return Socket(arguments.socket, mode, arguments.socket_group)

@@ -1,4 +1,7 @@
-"""What several policies cannot say at once: one tag or socket twice, or one directory writable here and not there."""
+"""What several policies cannot say at once: one tag or socket twice, or one directory writable here and not there.
+
+Policies for different virtual machines may: which of them counts is no question.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations, product
 from pathlib import Path
 
+from virtiofs_sandbox.policies.machines import apart
 from virtiofs_sandbox.policies.policy import Policy
 from virtiofs_sandbox.policies.problems import Problem, shown
 
@@ -27,7 +31,7 @@ def conflicts(policies: Sequence[Policy]) -> list[Problem]:
 
 def contradictions(one: Policy, other: Policy, atlas: Atlas) -> list[Problem]:
     """Between two policies, told as mistakes of *other*."""
-    pairs = product(one.directories, other.directories)
+    pairs = () if apart(one.vms, other.vms) else product(one.directories, other.directories)
     return [*_twice(one, other), *_accesses(one, pairs, other, atlas)]
 
 
@@ -76,7 +80,7 @@ def _accesses(
     one: Policy, pairs: Iterable[tuple[_Directory, _Directory]], other: Policy, atlas: Atlas
 ) -> Iterable[Problem]:
     for (key, path, writable), (other_key, other_path, other_writable) in pairs:
-        if writable == other_writable:
+        if writable == other_writable or apart(one.vms, other.vms):
             continue
         relation = _relation(path, other_path, atlas)
         if relation is not None:
@@ -99,7 +103,7 @@ def _relation(path: Path, other: Path, atlas: Atlas) -> str | None:
 
 
 def _twice(one: Policy, other: Policy) -> Iterable[Problem]:
-    if one.share.tag == other.share.tag:
+    if one.share.tag == other.share.tag and not apart(one.vms, other.vms):
         yield _problem(
             other, "share.tag", f"{one.origin('share.tag')} has the tag {one.share.tag!r} already; choose another"
         )

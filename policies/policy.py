@@ -32,7 +32,8 @@ class Policy:
     """What one file says of one share, with everything it did not say filled in.
 
     *intent* is the cache intent if one was named: share.cache and share.writeback follow from it. *origins* has every
-    key that a file set, dotted as in "cache.mode"; what is not in it is a built-in default.
+    key that a file set, dotted as in "cache.mode"; what is not in it is a built-in default. *vms* are patterns for
+    names of virtual machines, none for any; *persistent* is None where it is not said.
     """
 
     share: Share
@@ -40,6 +41,8 @@ class Policy:
     file: Path
     origins: Mapping[str, Origin]
     intent: str | None = None
+    vms: tuple[str, ...] = ()
+    persistent: bool | None = None
 
     @property
     def name(self) -> str:

@@ -46,7 +46,7 @@ class Hierarchy:
 
     def directory(self, path: str) -> str:
         """Where the group is seen that /proc/PID/cgroup calls *path*."""
-        return _seen(self.mount, self.root, path)
+        return seen(self.mount, self.root, path)
 
 
 def find() -> tuple[Hierarchy, ...]:
@@ -70,7 +70,7 @@ def parse(mountinfo: str, membership: str) -> tuple[Hierarchy, ...]:
         unified = mount.kind == "cgroup2"
         if not ours or not (unified or controllers) or controllers in found:
             continue
-        own = _seen(mount.point, mount.root, ours[0])
+        own = seen(mount.point, mount.root, ours[0])
         if unified:
             own = own.removesuffix(f"/{LEAF}")
             controllers = frozenset[str]()
@@ -102,7 +102,8 @@ def mounts(mountinfo: str) -> tuple[Mount, ...]:
     return tuple(parsed)
 
 
-def _seen(mount: str, root: str, path: str) -> str:
+def seen(mount: str, root: str, path: str) -> str:
+    """Where the group *path* is, of a hierarchy whose part *root* is at *mount*."""
     relative = os.path.relpath(path, root)
     # What lies outside of the part that is mounted is not seen at all; the mount's own root is the nearest to it.
     return mount if relative == "." or relative.startswith("..") else os.path.join(mount, relative)

@@ -12,6 +12,7 @@ class Status(enum.IntEnum):
     FAILED = 1
     USAGE = 2
     WIDENS = 3
+    PROTOCOL = 4
 
 
 TABLE = {
@@ -19,5 +20,6 @@ TABLE = {
     Status.FAILED: "failed: not started, or not stopped cleanly",
     Status.USAGE: "wrong usage",
     Status.WIDENS: "an argument asks for more than a policy allows",
+    Status.PROTOCOL: "the client broke the protocol (virtiofsd's command line alone)",
 }
 EPILOG = "exit status: " + "; ".join(f"{status.value} {meaning}" for status, meaning in TABLE.items())

@@ -11,6 +11,7 @@ from typing import Any
 
 from virtiofs_sandbox.budgets.member import Part
 from virtiofs_sandbox.cgroups import hierarchies
+from virtiofs_sandbox.cgroups.following import follow
 from virtiofs_sandbox.cgroups.groups import Groups, sweep
 from virtiofs_sandbox.cgroups.planning import CannotLimitError, bases
 from virtiofs_sandbox.confine import LaunchPlan
@@ -18,12 +19,14 @@ from virtiofs_sandbox.ipc.stats import Statistics
 from virtiofs_sandbox.policies.share import Share
 from virtiofs_sandbox.supervisor.answers import ShareAnswers
 from virtiofs_sandbox.supervisor.denials import Denials
-from virtiofs_sandbox.supervisor.events import GroupsLeft, HostLacks, LimitNotHeld, Sink
+from virtiofs_sandbox.supervisor.events import GroupNotFollowed, GroupsLeft, HostLacks, LimitNotHeld, Sink
+from virtiofs_sandbox.supervisor.foreign import launch_foreign
 from virtiofs_sandbox.supervisor.listener import Listener
 from virtiofs_sandbox.supervisor.reloader import Reload, Reloader
 from virtiofs_sandbox.supervisor.service import Service, StartError
 from virtiofs_sandbox.supervisor.sharing import Sharing
 from virtiofs_sandbox.supervisor.spares import Spares
+from virtiofs_sandbox.supervisor.tallies import Tallies
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.watching import Watching
 from virtiofs_sandbox.supervisor.worker import Terms, Worker, launch_worker
@@ -35,7 +38,7 @@ class Common:
     """What all shares of one supervisor have in common.
 
     *budgets* has a directory for each group of shares; *refusals* are what reading a policy may raise without anything
-    being wrong with us; *spares* is how many of the shares keep a worker warm.
+    being wrong with us; *spares* is how many of the shares keep a worker warm; *tallies* hears of all that happens.
     """
 
     zygotes: Zygotes[Any]
@@ -45,6 +48,7 @@ class Common:
     budgets: Path
     refusals: tuple[type[Exception], ...]
     spares: Spares
+    tallies: Tallies
 
     @cached_property
     def watching(self) -> Watching:
@@ -63,11 +67,17 @@ class ActiveShare:
         *,
         reload: Reload | None = None,
         policy: Path | None = None,
+        follow_cgroup: bool = False,
     ) -> None:
-        """*reload* reads the share's policy again, *policy* is the file it goes by."""
+        """*reload* reads the share's policy again, *policy* is the file it goes by. With *follow_cgroup* each jail is
+        launched in the control groups that this process is in by then; the share's own come on top.
+        """
         self.name = share.name
+        self.policy = policy
+        self.tally = common.tallies.begin(share.name)
         self._common = common
         self._plan = plan
+        self._follow_cgroup = follow_cgroup
         self.groups = Groups(share.name, self._limit_not_held)
         self.sharing = Sharing(common.budgets, self._limit_not_held)
         self.service = Service(
@@ -111,6 +121,7 @@ class ActiveShare:
         finally:
             self.sharing.close()
             left = await self.groups.close()
+            self._common.tallies.end(self.name, self.tally)
         if left:
             self._common.sink(GroupsLeft(self.name, left))
         return clean and not left
@@ -122,12 +133,25 @@ class ActiveShare:
     async def _launch(self, generation: int, terms: Terms) -> Worker:
         joined = self.groups.joined
         plan = dataclasses.replace(terms.plan, cgroups=joined)
-        worker = await launch_worker(dataclasses.replace(terms, plan=plan), generation, self._common.zygotes)
+        if self._follow_cgroup:
+            self._take_along()
+        launch = launch_foreign if plan.program else launch_worker
+        worker = await launch(dataclasses.replace(terms, plan=plan), generation, self._common.zygotes)
         if joined != self.groups.joined:
             # A reload came between.
             self.groups.enter(worker.pid)
         self._common.denials.launched(self.name, generation, worker.pid)
         return worker
+
+    def _take_along(self) -> None:
+        """Jails are forked by the zygote, and into its groups."""
+        zygote = self._common.zygotes.pid
+        try:
+            problems = () if zygote is None else follow(zygote)
+        except OSError as error:
+            problems = (f"control groups cannot be looked up: {error}",)
+        for problem in problems:
+            self._common.sink(GroupNotFollowed(self.name, problem))
 
     def _limit_not_held(self, sentence: str) -> None:
         self._common.sink(LimitNotHeld(self.name, sentence))

@@ -121,6 +121,12 @@ class Fleet:
         return sum(len(active.service.clients) for active in self.shares.values())
 
     @property
+    def absent(self) -> int:
+        """How many have a policy, or what should be one, and are not in service."""
+        broken = sum(name not in self._berths for name in self._broken)
+        return broken + sum(berth.active is None for berth in self._berths.values())
+
+    @property
     def summary(self) -> str:
         """One line for the service manager."""
         serve = sum(berth.situation is Situation.IN_SERVICE for berth in self._berths.values())

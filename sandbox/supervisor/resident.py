@@ -14,6 +14,7 @@ from virtiofs_sandbox.confine import CannotConfineError, LaunchPlan
 from virtiofs_sandbox.ipc.requests import Done, Reloaded, RequestError, Standing, fitting, words
 from virtiofs_sandbox.policies.places import group_directory
 from virtiofs_sandbox.policies.share import Share, ShareError
+from virtiofs_sandbox.policies.values import MetricsAddress
 from virtiofs_sandbox.supervisor.activation import PassedSockets
 from virtiofs_sandbox.supervisor.active import ActiveShare, Common
 from virtiofs_sandbox.supervisor.berth import Ground
@@ -22,6 +23,7 @@ from virtiofs_sandbox.supervisor.control import ControlSocket
 from virtiofs_sandbox.supervisor.denials import Denials
 from virtiofs_sandbox.supervisor.events import (
     Event,
+    LastClientLeft,
     NoControlSocket,
     Sink,
     SocketUnclaimed,
@@ -31,10 +33,15 @@ from virtiofs_sandbox.supervisor.events import (
 )
 from virtiofs_sandbox.supervisor.fleet import ALL, Fleet
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError
+from virtiofs_sandbox.supervisor.metrics.responder import Responder
+from virtiofs_sandbox.supervisor.metrics.service import answer_scrapes
 from virtiofs_sandbox.supervisor.notify import Notifier
+from virtiofs_sandbox.supervisor.recent import Recent
 from virtiofs_sandbox.supervisor.reloader import Reload
 from virtiofs_sandbox.supervisor.routing import Household, Routing
+from virtiofs_sandbox.supervisor.service import Departure
 from virtiofs_sandbox.supervisor.spares import Spares
+from virtiofs_sandbox.supervisor.tallies import Tallies
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.zygotes import Launching, Z, Zygotes
 
@@ -55,6 +62,7 @@ class Control:
 class Fleeting:
     """What all shares of a directory are served by. *look_anew* is called before policies are read, *control* makes the
     control socket (raises ListenError); *warm*: so many shares keep a worker for a client that has not come.
+    Prometheus is told on *metrics*.
     """
 
     directory: Path
@@ -64,6 +72,7 @@ class Fleeting:
     warm: int
     refusals: tuple[type[Exception], ...]
     budgets: Path | None = None
+    metrics: MetricsAddress | None = None
 
 
 class _Wishes:
@@ -122,36 +131,68 @@ async def run_share(
     control: Control | None = None,
     budgets: Path | None = None,
     spares: Spares | None = None,
+    once: Callable[[Departure], None] | None = None,
+    follow_cgroup: bool = False,
+    recent: Recent | None = None,
+    notifier: Notifier | None = None,
+    metrics: MetricsAddress | None = None,
 ) -> bool:
-    """Serves *share* until a signal. False when something was left behind.
+    """Serves *share* until a signal, or *once*, until the first client has left, and tells how it went. False when
+    something was left behind.
 
     Its control groups are there before its first jail and gone after its last. *listen* is called once a worker is
     warm. *reload* is called on SIGHUP, from then on, and when asked for by way of *control*; what it raises refuses the
-    reload, and is a fault of ours unless it is one of *refusals*. Without *spares* one worker is kept warm. Raises
+    reload, and is a fault of ours unless it is one of *refusals*. Without *spares* one worker is kept warm. *recent*
+    has the log for whoever asks, *notifier* tells a service manager, Prometheus is told on *metrics*. Raises
     StartError, ListenError.
     """
-    zygotes = Zygotes(share.name, launching, sink)
-    denials = Denials(sink)
+    recent = recent or Recent()
+    notifier = notifier or Notifier(None)
+    manager = _Manager(notifier, lambda: f"share {share.name} in service, {len(active.service.clients)} clients")
+    tallies = Tallies(sink)
+
+    def tell(event: Event) -> None:
+        tallies.show(event)
+        manager.noticed()
+
+    tallies = Tallies(tell)
+    zygotes = Zygotes(share.name, launching, tell)
+    denials = Denials(tallies.show)
     spares = Spares(1) if spares is None else spares
-    common = Common(zygotes, denials, sink, timing, budgets or group_directory(), refusals, spares)
-    active = ActiveShare(share, plan, common, reload=reload, policy=None if control is None else control.policy)
+    common = Common(zygotes, denials, tell, timing, budgets or group_directory(), refusals, spares, tallies)
+    active = ActiveShare(
+        share,
+        plan,
+        common,
+        reload=reload,
+        policy=None if control is None else control.policy,
+        follow_cgroup=follow_cgroup,
+    )
     asked: ControlSocket | None = None
+    told: Responder | None = None
     with denials, _Wishes(reloads=reload is not None) as wishes:
-        wait = asyncio.ensure_future(wishes.stop())
+        wait = asyncio.ensure_future(_end(wishes, active, once))
         clean = True
         try:
-            if await _done_before(active.start(), wait):
-                listener = listen()
-                # There before the line that says ready.
-                asked = None if control is None else _control_socket(control, active, wishes, sink)
-                active.listen(listener)
-                await _reload_until(wait, wishes, active.reloader.reload)
-            sink(Stopping(share.name, wait.result(), timing.stop_grace))
+            with manager:
+                if await _done_before(active.start(), wait):
+                    listener = listen()
+                    # There before the line that says ready.
+                    asked = None if control is None else _control_socket(control, active, wishes, tell, recent)
+                    if metrics is not None:
+                        told = answer_scrapes(metrics, lambda: (active,), share.name, tell)
+                    active.listen(listener)
+                    manager.ready()
+                    await _reload_until(wait, wishes, lambda: _reload(active, manager))
+            sink(_farewell(share.name, wait.result(), timing))
         finally:
+            notifier.stopping()
             wait.cancel()
             clean = await _stop(active, wishes, timing.stop_grace)
-            if asked is not None:
-                await asked.close()
+            recent.end()
+            for socket in (asked, told):
+                if socket is not None:
+                    await socket.close()
             zygotes.close()
     sink(Stopped(share.name))
     return clean
@@ -165,8 +206,10 @@ async def run_fleet(
     timing: Timing,
     notifier: Notifier,
     passed: PassedSockets,
+    recent: Recent,
 ) -> bool:
-    """Serves all shares of a directory until a signal. False when something was left behind.
+    """Serves all shares of a directory until a signal. False when something was left behind. *recent* has the log for
+    whoever asks.
 
     Raises ListenError when there is no control socket to be had, since another supervisor has it or it cannot be made;
     PolicyError and WideningError when the directory as a whole cannot be read.
@@ -174,15 +217,18 @@ async def run_fleet(
     fleet: Fleet | None = None
     manager = _Manager(notifier, lambda: "starting" if fleet is None else fleet.summary)
 
+    tallies = Tallies(sink)
+
     def tell(event: Event) -> None:
-        sink(event)
+        tallies.show(event)
         manager.noticed()
 
     zygotes = Zygotes(ALL, launching, tell)
     with contextlib.ExitStack() as stack:
         stack.callback(zygotes.close)
         control = fleeting.control()
-        denials = stack.enter_context(Denials(tell))
+        tallies = Tallies(tell)
+        denials = stack.enter_context(Denials(tallies.show))
         wishes = stack.enter_context(_Wishes(reloads=True))
         common = Common(
             zygotes,
@@ -192,11 +238,13 @@ async def run_fleet(
             fleeting.budgets or group_directory(),
             fleeting.refusals,
             Spares(fleeting.warm),
+            tallies,
         )
         fleet = Fleet(
             fleeting.directory, common, fleeting.ground, look_anew=fleeting.look_anew, stop=wishes.ask_to_stop
         )
-        asked = ControlSocket(ALL, control, Routing(fleet), tell)
+        asked = ControlSocket(ALL, control, Routing(fleet, recent), tell)
+        told = _answer_scrapes(fleeting.metrics, fleet, tell)
         wait = asyncio.ensure_future(wishes.stop())
         clean = True
         try:
@@ -211,9 +259,18 @@ async def run_fleet(
             notifier.stopping()
             wait.cancel()
             clean = await _stop(fleet, wishes, timing.stop_grace)
+            recent.end()
             await asked.close()
+            if told is not None:
+                await told.close()
     sink(Stopped(ALL))
     return clean
+
+
+def _answer_scrapes(metrics: MetricsAddress | None, fleet: Fleet, sink: Sink) -> Responder | None:
+    if metrics is None:
+        return None
+    return answer_scrapes(metrics, lambda: tuple(fleet.shares.values()), ALL, sink, absent=lambda: fleet.absent)
 
 
 class _Manager:
@@ -264,6 +321,12 @@ class _Manager:
         if period is not None:
             self._notifier.alive()
             self._sign = self._loop.call_later(period, self._give_sign)
+
+
+async def _reload(active: ActiveShare, manager: _Manager) -> None:
+    manager.reloading()
+    await active.reloader.reload()
+    manager.ready()
 
 
 async def _reload_all(fleet: Fleet, manager: _Manager) -> None:
@@ -338,7 +401,33 @@ class _Lodger:
         self.stop_all(by)
 
 
-def _control_socket(control: Control, active: ActiveShare, wishes: _Wishes, sink: Sink) -> ControlSocket | None:
+async def _end(wishes: _Wishes, active: ActiveShare, once: Callable[[Departure], None] | None) -> str | Departure:
+    """What ends the service."""
+    stop = asyncio.ensure_future(wishes.stop())
+    if once is None:
+        return await stop
+    left = asyncio.ensure_future(active.service.departure())
+    waiting: set[asyncio.Future[Any]] = {stop, left}
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for future in waiting:
+            future.cancel()
+    if stop.done() and not stop.cancelled():
+        return stop.result()
+    once(left.result())
+    return left.result()
+
+
+def _farewell(share: str, end: str | Departure, timing: Timing) -> Event:
+    if isinstance(end, Departure):
+        return LastClientLeft(share, end.reason)
+    return Stopping(share, end, timing.stop_grace)
+
+
+def _control_socket(
+    control: Control, active: ActiveShare, wishes: _Wishes, sink: Sink, recent: Recent
+) -> ControlSocket | None:
     """None, and a warning, where it cannot be made: the share is served all the same."""
     try:
         listener = control.listen()
@@ -346,18 +435,18 @@ def _control_socket(control: Control, active: ActiveShare, wishes: _Wishes, sink
         sink(NoControlSocket(active.name, str(error)))
         return None
     lodger: Household = _Lodger(active, wishes, sink)
-    return ControlSocket(active.name, listener, Routing(lodger), sink)
+    return ControlSocket(active.name, listener, Routing(lodger, recent), sink)
 
 
 async def _reload_until(
-    stop: asyncio.Future[str], wishes: _Wishes, reload: Callable[[], Coroutine[Any, Any, object]]
+    stop: asyncio.Future[Any], wishes: _Wishes, reload: Callable[[], Coroutine[Any, Any, object]]
 ) -> None:
     while not stop.done():
         if await _done_before(wishes.reload(), stop):
             await _done_before(reload(), stop)
 
 
-async def _done_before(work: Coroutine[Any, Any, object], stop: asyncio.Future[str]) -> bool:
+async def _done_before(work: Coroutine[Any, Any, object], stop: asyncio.Future[Any]) -> bool:
     """Whether *work* is done; False when *stop* came first. Raises what *work* raises."""
     task = asyncio.ensure_future(work)
     waiting: set[asyncio.Future[Any]] = {task, stop}

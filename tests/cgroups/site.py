@@ -67,6 +67,11 @@ class Site:
         """What the kernel says of it."""
         return (self.group(controller) / FILES[self.version(controller)][controller]).read_text().strip()
 
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """Where the group is in each hierarchy, each once: some have several controllers."""
+        return tuple(dict.fromkeys(self._made))
+
     def left(self) -> list[Path]:
         """Groups below ours."""
         return [found for made in self._made for found in sorted(made.rglob("*")) if found.is_dir()]

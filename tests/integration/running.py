@@ -53,7 +53,7 @@ class Running:
         self._family: dict[int, str] = {}
         with self.output.open("wb") as output, self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*prefix, *COMMANDS[kind], os.fspath(share), "--tag", "data", "--control-dir", self.control, *options],
+                [*prefix, *self.command(kind, share), "--control-dir", self.control, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=log,
@@ -61,6 +61,10 @@ class Running:
                 pass_fds=pass_fds,
                 start_new_session=True,
             )
+
+    def command(self, kind: str, share: Path) -> list[str]:
+        """What is run, before the options."""
+        return [*COMMANDS[kind], os.fspath(share), "--tag", "data"]
 
     def ready(self) -> Self:
         self.until(lambda: self.output.read_text().startswith("ready: "), "get ready")

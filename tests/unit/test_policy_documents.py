@@ -16,9 +16,10 @@ from msgspec import inspect
 from tests.unit.generated import ROOT, holds, section_holds
 from virtiofs_sandbox.cli import policy as policy_command
 from virtiofs_sandbox.cli import run, status
+from virtiofs_sandbox.compat.options import OPTIONS, Option
 from virtiofs_sandbox.policies.document import RESERVED, Document
 from virtiofs_sandbox.policies.loader import load
-from virtiofs_sandbox.policies.narrowing import CHOOSING, ROWS, Row
+from virtiofs_sandbox.policies.narrowing import CHOOSING, OF_VIRTIOFSD, ROWS, Row
 from virtiofs_sandbox.policies.patterns import Coverage, Pattern
 from virtiofs_sandbox.policies.places import find
 from virtiofs_sandbox.policies.schema import generated, shipped
@@ -99,6 +100,32 @@ def test_the_table_of_arguments_is_in_the_documents() -> None:
     rows = [(f"`{row.argument}`", f"`{row.key}`", effect_words(row), row.reason) for row in (*CHOOSING, *ROWS)]
     heads = ("argument", "key", "narrows / widens / neutral", "why")
     section_holds(COMPATIBILITY, "from policies/narrowing.py", table(heads, rows))
+
+
+def test_the_table_of_arguments_of_virtiofsd_alone_is_in_the_documents() -> None:
+    rows = [(f"`{row.argument}`", f"`{row.key}`", effect_words(row), row.reason) for row in OF_VIRTIOFSD]
+    heads = ("argument", "key", "narrows / widens / neutral", "why")
+    section_holds(COMPATIBILITY, "of virtiofsd alone, from policies/narrowing.py", table(heads, rows))
+
+
+def option_cells(option: Option) -> tuple[str, ...]:
+    rows = {row.argument: row for row in (*CHOOSING, *ROWS, *OF_VIRTIOFSD)}
+    value = "" if option.value is None else f" {option.value}"
+    legacy = "" if option.value is None else f"={option.value}"
+    return (
+        ", ".join(f"`{name}{value}`" for name in option.names),
+        ", ".join(f"`{word}{legacy}`" for word in option.legacy),
+        option.means,
+        "neutral" if option.row is None else f"`{rows[option.row].argument}`",
+        "; ".join(f"**{outcome.value}**{f': {when}' if when else ''}" for outcome, when in option.outcomes.items()),
+    )
+
+
+@pytest.mark.parametrize(("ours", "section"), [(False, "theirs"), (True, "ours")])
+def test_the_table_of_virtiofsds_options_is_in_the_documents(ours: bool, section: str) -> None:
+    heads = ("option", "in `-o`", "here", "judged as", "outcome")
+    rows = [option_cells(option) for option in OPTIONS if option.ours == ours]
+    section_holds(COMPATIBILITY, f"{section}, from sandbox/compat/options.py", table(heads, rows))
 
 
 def test_the_exit_statuses_are_in_the_documents() -> None:

@@ -17,12 +17,13 @@ from tests.unit.generated import holds
 from tests.unit.policy_world import World
 from virtiofs_sandbox import policies
 from virtiofs_sandbox.policies.loader import find, load, load_directory
+from virtiofs_sandbox.policies.machines import Machine
 from virtiofs_sandbox.policies.narrowing import Arguments, WideningError
 from virtiofs_sandbox.policies.offer import MissingArgumentError
 from virtiofs_sandbox.policies.ownership import MAX_BYTES
 from virtiofs_sandbox.policies.patterns import PatternError, split
 from virtiofs_sandbox.policies.problems import PolicyError
-from virtiofs_sandbox.policies.share import CacheMode, Tier
+from virtiofs_sandbox.policies.share import CacheMode, SeccompAction, Tier
 from virtiofs_sandbox.policies.values import Refused, absolute_path
 
 SNAPSHOT = Path(__file__).with_name("snapshots") / "policy_messages.txt"
@@ -291,7 +292,7 @@ RESERVED = [
     single(
         "known but not yet: keys",
         f"{SHARE}posix_acl = true\nxattrmap = []\n[cache]\ndirect_io = true\n"
-        "[identity]\ntranslate = []\n[sandbox]\nuser_namespace = false\n[worker]\nprogram = []\npoll-budget = 1\n",
+        "[identity]\ntranslate = []\n[sandbox]\nuser_namespace = false\n[worker]\npoll-budget = 1\n",
     ),
 ]
 
@@ -350,6 +351,8 @@ TOGETHER = [
     single("a mark above the end", f'{SHARE}[limits.memory]\nhigh = "2GiB"\nmax = "1GiB"\n'),
     single("a control group of the site", f'{SHARE}[limits]\nparent = "/machine.slice"\n'),
     single("a directory and a tree", SHARE + 'tree = { a = "/a" }\n'),
+    single("nobody's", f"{SHARE}vms = []\n"),
+    single("a machine that has no name", f'{SHARE}vms = ["a", "b\\n"]\n'),
     single("an empty tree", '[share]\ntag = "t"\ntree = {}\n'),
     single(
         "a tree that may more than the share",
@@ -425,6 +428,7 @@ SEVERAL = [
         {"../defaults.toml": "[site]\nrequire_policy = 1\n"},
         by_directory("srv/data", tag="t", socket=Path("/run/s")),
     ),
+    Case("metrics for other machines", {"../defaults.toml": '[site]\nmetrics = "0.0.0.0:9100"\n', "data.toml": SHARE}),
     Case("an include that is not there", {"data.toml": f'include = ["x.toml"]\n{SHARE}'}),
     Case("includes that are no relative paths", {"data.toml": f'include = ["/etc/x.toml", "", 1]\n{SHARE}'}),
     Case(
@@ -475,6 +479,28 @@ ARGUMENTS = [
         "more cache than the intent has",
         {"data.toml": f'{SHARE}[cache]\nintent = "shared-write"\n'},
         by_policy(cache=CacheMode.AUTO),
+    ),
+    Case(
+        "more than the policy has, by virtiofsd's command line",
+        {"data.toml": f'{SHARE}listen = "once"\n'},
+        by_directory(
+            "srv/data",
+            writeback=True,
+            seccomp=SeccompAction.LOG,
+            persistent=True,
+            cache=CacheMode.ALWAYS,
+            spelling={"--cache": "-o cache"},
+        ),
+    ),
+    Case(
+        "a directory of another machine's policy",
+        {"data.toml": f'{SHARE}vms = ["web*"]\n'},
+        by_directory("srv/data/inside", machine=Machine("db")),
+    ),
+    Case(
+        "a directory of a machine's policy where no machine is known",
+        {"data.toml": f'{SHARE}vms = ["web*"]\n'},
+        by_directory("srv/data", machine=Machine()),
     ),
     Case("a directory around one of a policy", {"data.toml": SHARE}, by_directory("srv", tag="t")),
     Case(

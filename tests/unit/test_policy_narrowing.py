@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.policy_world import World
 from virtiofs_sandbox.policies.matching import Matcher
-from virtiofs_sandbox.policies.narrowing import ROWS, Arguments, Effect, WideningError, narrow
+from virtiofs_sandbox.policies.narrowing import OF_VIRTIOFSD, ROWS, Arguments, Effect, WideningError, narrow
 from virtiofs_sandbox.policies.patterns import PatternError
 from virtiofs_sandbox.policies.policy import Policy, Socket
 from virtiofs_sandbox.policies.problems import Origin, PolicyError
@@ -20,9 +20,12 @@ from virtiofs_sandbox.policies.share import (
     Access,
     CacheMode,
     Child,
+    Identity,
+    IdMap,
     LogLevel,
     PathRules,
     Sandbox,
+    SeccompAction,
     Share,
     Tier,
 )
@@ -37,9 +40,12 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return World(tmp_path / "root", monkeypatch)
 
 
-def policy(socket: Socket | None = None, said: tuple[str, ...] = (), **share: Any) -> Policy:
+def policy(
+    socket: Socket | None = None, said: tuple[str, ...] = (), persistent: bool | None = None, **share: Any
+) -> Policy:
     made = Share(name="x", tag="x", **{"source": Path("/srv"), **share})
-    return Policy(made, socket or Socket(Path("/run/x.sock")), HERE, {key: Origin(HERE, 1) for key in said})
+    origins = {key: Origin(HERE, 1) for key in said}
+    return Policy(made, socket or Socket(Path("/run/x.sock")), HERE, origins, persistent=persistent)
 
 
 def test_without_arguments_a_policy_is_what_it_is() -> None:
@@ -124,12 +130,16 @@ def test_every_argument_that_widens_is_named() -> None:
 POLICIES = st.builds(
     policy,
     socket=st.builds(Socket, st.just(Path("/run/x")), st.integers(0, 0o777), st.none() | st.integers(0, 2)),
-    said=st.lists(st.sampled_from(["share.socket.path", "share.socket.mode", "share.socket.group"])).map(tuple),
+    said=st.lists(
+        st.sampled_from(["share.socket.path", "share.socket.mode", "share.socket.group", "identity.map"])
+    ).map(tuple),
+    persistent=st.none() | st.booleans(),
     access=st.sampled_from(Access),
     cache=st.sampled_from(CacheMode),
     writeback=st.booleans(),
     xattr=st.booleans(),
-    sandbox=st.builds(Sandbox, minimum=st.sampled_from(Tier)),
+    sandbox=st.builds(Sandbox, minimum=st.sampled_from(Tier), seccomp=st.sampled_from(SeccompAction)),
+    identity=st.builds(Identity, map=st.none() | st.sampled_from(IdMap)),
 )
 ARGUMENTS = st.builds(
     Arguments,
@@ -144,6 +154,13 @@ ARGUMENTS = st.builds(
     log_level=st.none() | st.sampled_from(LogLevel),
     minimum=st.none() | st.sampled_from(Tier),
     worker=st.none() | st.just(Path("/bin/true")),
+    no_xattr=st.booleans(),
+    writeback=st.none() | st.booleans(),
+    seccomp=st.none() | st.sampled_from(SeccompAction),
+    tolerated=st.none() | st.sampled_from(Tier),
+    identity=st.none() | st.just(Identity(map=IdMap.RANGE, first=100000, count=65536)),
+    private=st.booleans(),
+    persistent=st.booleans(),
 )
 
 
@@ -159,17 +176,22 @@ def test_no_combination_of_arguments_gives_more_than_the_policy(allowed: Policy,
     assert share.writeback <= before.writeback
     assert share.xattr <= before.xattr
     assert share.sandbox.minimum.rank <= before.sandbox.minimum.rank
+    strictness = [SeccompAction.LOG, SeccompAction.ERRNO, SeccompAction.KILL]
+    assert strictness.index(share.sandbox.seccomp) >= strictness.index(before.sandbox.seccomp)
+    assert share.identity in (before.identity, arguments.identity)
+    assert share.identity == before.identity or "identity.map" not in allowed.origins
+    assert not (arguments.persistent and allowed.persistent is False)
     assert not socket.mode & ~allowed.socket.mode
     assert socket.group == allowed.socket.group
     assert arguments.worker is None
-    kept = {"name", "source", "queues", "children", "paths", "identity"}
+    kept = {"name", "source", "queues", "children", "paths"}
     assert {name: getattr(share, name) for name in kept} == {name: getattr(before, name) for name in kept}
 
 
 @given(POLICIES, ARGUMENTS)
 def test_a_verdict_is_one_of_those_its_row_admits(allowed: Policy, arguments: Arguments) -> None:
     """What the documents say of an argument is all that it can do; the same value as the policy's is always neutral."""
-    for row in ROWS:
+    for row in (*ROWS, *OF_VIRTIOFSD):
         verdict = row.judge(arguments, allowed)
         if verdict is not None:
             assert verdict.effect in {*row.effects, Effect.NEUTRAL}, row.argument

@@ -1,0 +1,1 @@
+"""virtiofsd's command line, as monitors and their managers say it."""

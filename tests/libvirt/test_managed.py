@@ -1,0 +1,157 @@
+"""The installed copy as the daemon that libvirt starts and stops."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.guest.service import is_jailed
+from tests.libvirt.daemon import Libvirtd
+from tests.libvirt.documented import example
+from tests.libvirt.domain import Domain
+from tests.libvirt.host import Host, HostError
+from tests.libvirt.remains import Remains
+
+HELLO = "hello from the host\n"
+MOUNT = "mount -t virtiofs data /mnt"
+MOUNTED = f"grep -q ' /mnt ' /proc/mounts || {MOUNT}"
+BINARY = "/usr/bin/virtiofs-sandbox"
+
+
+@pytest.fixture(scope="module")
+def machine(libvirtd: Libvirtd) -> Iterator[Domain]:
+    with libvirtd.machine("web1", example("managed")) as domain:
+        yield domain
+
+
+def supervisors(host: Host, source: str = "/srv/data") -> list[int]:
+    """Pids of the daemons libvirt started for *source*; each has its zygote, which has the same command line."""
+    return [pid for pid in host.named(f"{BINARY} --fd=") if source in host.processes().get(pid, "").split("=")[-1]]
+
+
+def jailed(host: Host) -> list[int]:
+    return [pid for pid in host.processes() if is_jailed(pid)]
+
+
+def log_of(host: Host, machine: str, device: str = "fs0") -> str:
+    return host.path(f"/var/log/libvirt/qemu/{machine}-{device}-virtiofsd.log").read_text()
+
+
+def daemon_of(host: Host, machine: str, device: str = "fs0") -> int:
+    """The pid of the process that libvirt holds for the daemon."""
+    (file,) = host.path("/run/libvirt/qemu").glob(f"*-{machine}-{device}-fs.pid")
+    return host.pid_of(int(file.read_text()))
+
+
+def test_the_documented_element_gives_a_guest_the_share_by_its_policy(machine: Domain, host: Host) -> None:
+    host.path("/srv/data/.env").write_text("secret\n")
+    assert machine.check(f"{MOUNT}; cat /mnt/hello; echo from the guest >/mnt/answer; ls -A /mnt").splitlines() == [
+        HELLO.strip(),
+        "answer",
+        "hello",
+        "inner",
+    ]
+    assert host.path("/srv/data/answer").read_text() == "from the guest\n"
+    assert "policy: /etc/virtiofs-sandbox/shares.d/data.toml" in log_of(host, "web1")
+
+
+def test_a_share_is_listed_with_policy_and_machine(machine: Domain, host: Host) -> None:
+    assert "data@web1-fs0" in host.run("virtiofs-sandbox", "status")
+
+
+def test_a_reset_keeps_daemon_and_worker(machine: Domain, libvirtd: Libvirtd, host: Host) -> None:
+    before = jailed(host)
+    libvirtd.virsh("reset", "web1")
+    machine.wait_ready()
+    assert machine.check(f"{MOUNT}; cat /mnt/hello") == HELLO
+    assert jailed(host) == before
+
+
+def test_daemon_and_worker_are_in_the_machines_control_group(machine: Domain, libvirtd: Libvirtd, host: Host) -> None:
+    if not libvirtd.controllers:
+        pytest.skip("no control group of the controller cpu can be made in /sys/fs/cgroup/cpu")
+    machine.check(MOUNTED)
+    for pid in (daemon_of(host, "web1"), *jailed(host)):
+        assert "qemu-1-web1" in Path(f"/proc/{pid}/cgroup").read_text()
+
+
+@pytest.mark.parametrize("element", ["managed", "default-binary"])
+def test_plugged_in_and_out_it_comes_and_goes_with_its_daemon(
+    machine: Domain, libvirtd: Libvirtd, host: Host, element: str
+) -> None:
+    """Without <binary path> the daemon is the one that the installed descriptor names, before the distribution's."""
+    plug = example(element).replace("'data'", "'plugged'")
+    before = host.processes()
+    libvirtd.virsh("attach-device", "web1", xml=plug)
+    mount = "mkdir -p /run/plugged; until mount -t virtiofs plugged /run/plugged 2>/dev/null; do sleep 0.1; done"
+    assert machine.check(f"{mount}; cat /run/plugged/hello") == HELLO
+    assert len(set(host.processes()) - set(before)) == 4, "supervisor, zygote, keeper, worker"
+    libvirtd.virsh("detach-device", "web1", xml=plug)
+    machine.check("while ls /run/plugged >/dev/null 2>&1; do sleep 0.1; done; umount /run/plugged", 20)
+    host.until(lambda: host.processes() == before, "the plugged share's processes are gone")
+
+
+def test_what_xml_can_say_is_understood(machine: Domain, libvirtd: Libvirtd, host: Host) -> None:
+    """In libvirt's older form of arguments and in the newer one; for a directory inside the policy's."""
+    plug = example("managed-options")
+    libvirtd.virsh("attach-device", "web1", xml=plug)
+    mount = "mkdir -p /run/inner; until mount -t virtiofs inner /run/inner 2>/dev/null; do sleep 0.1; done"
+    assert machine.check(f"{mount}; cat /run/inner/hello") == HELLO
+    assert "cache: never" in log_of(host, "web1", "fs1")
+    libvirtd.virsh("detach-device", "web1", xml=plug)
+    machine.check("while ls /run/inner >/dev/null 2>&1; do sleep 0.1; done; umount /run/inner", 20)
+
+
+def test_what_would_widen_the_policy_is_refused_and_the_reason_is_in_the_daemons_log(
+    machine: Domain, libvirtd: Libvirtd, host: Host
+) -> None:
+    policy = host.path("/etc/virtiofs-sandbox/shares.d/library.toml")
+    plug = example("managed-options").replace("/srv/data/inner", "/srv/library").replace("'inner'", "'library'")
+    assert "xattr" not in policy.read_text()
+    before = Remains.of(host)
+    with pytest.raises(HostError, match="attach"):
+        libvirtd.virsh("attach-device", "web1", xml=plug)
+    assert "would widen the policy: /etc/virtiofs-sandbox/shares.d/library.toml" in log_of(host, "web1", "fs1")
+    host.until(lambda: Remains.of(host) == before, "nothing is left of the attempt")
+
+
+def test_a_share_whose_daemon_died_comes_back_by_plugging_it_in_again(
+    machine: Domain, libvirtd: Libvirtd, host: Host
+) -> None:
+    machine.check(MOUNTED)
+    os.kill(daemon_of(host, "web1"), signal.SIGKILL)
+    host.until(lambda: not supervisors(host) and not jailed(host), "the daemon takes zygote, keeper and worker along")
+    assert libvirtd.virsh("domstate", "web1") == "running"
+    libvirtd.virsh("detach-device", "web1", xml=example("managed"))
+    machine.check("until umount /mnt; do sleep 0.1; done", 20)
+    libvirtd.virsh("attach-device", "web1", xml=example("managed"))
+    assert machine.check(f"until {MOUNT} 2>/dev/null; do sleep 0.1; done; cat /mnt/hello", 30) == HELLO
+
+
+def test_destroyed_after_libvirtd_was_restarted_it_leaves_nothing_behind(
+    machine: Domain, libvirtd: Libvirtd, host: Host
+) -> None:
+    machine.check(MOUNTED)
+    libvirtd.stop()
+    assert machine.check("cat /mnt/hello") == HELLO
+    libvirtd.start()
+    assert libvirtd.virsh("domstate", "web1") == "running"
+    libvirtd.virsh("destroy", "web1")
+    host.until(lambda: list(host.processes()) == [libvirtd.pid], "only libvirtd is there")
+    left = Remains.of(host)
+    assert not [file for file in left.files if "web1" in file]
+    assert not [group for group in left.groups if "web1" in group]
+
+
+@pytest.mark.slow
+def test_a_guest_that_powers_off_leaves_nothing_behind(libvirtd: Libvirtd, host: Host) -> None:
+    before = Remains.of(host)
+    with libvirtd.machine("web2", example("managed")) as machine:
+        machine.check(f"{MOUNT}; echo last >/mnt/answer")
+        machine.agent.start("poweroff -f")
+        host.until(lambda: Remains.of(host) == before, "nothing is left of it", 30)
+    assert host.path("/srv/data/answer").read_text() == "last\n"
