@@ -133,9 +133,9 @@ class Worker(abc.ABC):
     def statistics(self) -> Statistics | None:
         """What it claims of itself, if it counts."""
 
+    @abc.abstractmethod
     def oldest_start(self) -> int:
         """When the oldest request in flight began, as it claims: CLOCK_MONOTONIC in nanoseconds, 0 without one."""
-        return 0
 
     async def adjust(self, changes: tuple[MountChange, ...]) -> None:
         """Changes the mounts of the jail. Raises LaunchError."""
