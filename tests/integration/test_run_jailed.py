@@ -84,6 +84,7 @@ def test_a_worker_whose_request_hangs_is_replaced(tmp_path: Path) -> None:
             assert isinstance(await asyncio.to_thread(hang, share.socket), ConnectionError)
         killed = await share.seen(WorkerKilled)
         assert "stuck: a request has been in flight for" in killed.reason
+        assert killed.reason.endswith("(at work: queue-1 in openat)")
         assert share.service.restarts == 1
         assert await asyncio.to_thread(hang, share.socket) is None
 
