@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import os
 import signal
@@ -99,9 +98,6 @@ def test_one_that_waits_for_its_storage_stays_and_is_told_of_once(tmp_path: Path
         assert share.of(WorkerKilled) == []
 
     in_service(tmp_path, scene, ready=30.0)
-    # What the worker waited for is ours now, where other tests made this process a child subreaper.
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(-1, 0)
 
 
 def test_a_worker_that_never_takes_its_client_is_replaced_and_the_client_served_by_the_next(tmp_path: Path) -> None:
