@@ -129,10 +129,10 @@ def execute(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
             request.file,
             request.directory,
             control=request.control,
-            metrics=options.metrics,
             worker=worker,
             zygote=zygote,
             log_format=options.log_format,
+            metrics=options.metrics,
             passed=passed,
             notifier=notifier,
         )

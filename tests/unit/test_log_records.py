@@ -84,7 +84,7 @@ def test_nothing_that_a_worker_says_or_a_share_is_called_forges_a_line_or_a_fiel
     assert (data["message"], data["generation"], data["client"]) == (f"worker: {said.text}", 3, {"pid": 7, "uid": 8})
     fields = entry_of(journal.entry(told))
     assert len(dict(fields)) == len(fields)
-    assert dict(fields)["MESSAGE"] == f"worker: {said.text}".encode()
+    assert dict(fields)["MESSAGE"].endswith(f"#3 pid 7 (uid 8): worker: {said.text}".encode())
     assert dict(fields)["VIRTIOFS_CLIENT_PID"] == b"7"
 
 
