@@ -51,6 +51,11 @@ MADE = {
         "--migration-mode=find-paths",
         [NO_MIGRATION],
     ),
+    "KubeVirt, for a service account": (
+        "--socket-path=# --shared-dir=@ --sandbox=none --cache=auto --migration-on-error=guest-error "
+        "--migration-mode=find-paths --translate-uid=host:107:0:1",
+        ["--translate-uid, --translate-gid", NO_MIGRATION],
+    ),
     "cloud-hypervisor": ("--socket-path=# --shared-dir=@ --cache=never --thread-pool-size=4", []),
     "crosvm": ("--socket-path # --shared-dir @ --tag=data --announce-submounts", []),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from virtiofs_sandbox.compat.machine import Seen, address_of, instance, seen
 from virtiofs_sandbox.policies.loader import load_directory
 from virtiofs_sandbox.policies.machines import Machine, apart
 from virtiofs_sandbox.policies.narrowing import Arguments, WideningError
+from virtiofs_sandbox.policies.places import default_directory
 from virtiofs_sandbox.policies.problems import PolicyError
 from virtiofs_sandbox.policies.share import Access, Identity, IdMap, Share, Tier, tag_of
 
@@ -168,6 +170,17 @@ def test_a_share_without_a_tag_has_its_directorys_name(world: World) -> None:
     for name in ("x" * 40, "ü" * 30, "a\nb", "\udcff"):
         assert Share("x", Path("/"), tag_of(Path("/srv") / name)).tag
     assert tag_of(Path("/")) == "root"
+
+
+def test_a_pods_user_without_account_and_home_has_no_policies(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000650000)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert default_directory() == Path("/.config/virtiofs-sandbox/shares.d")
 
 
 SUBUID = Identity(map=IdMap.RANGE, first=165536, count=65536)
