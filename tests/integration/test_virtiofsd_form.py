@@ -343,6 +343,20 @@ def test_workers_are_launched_in_the_groups_that_the_daemon_was_moved_to(place: 
         site.close()
 
 
+def test_a_group_that_takes_no_worker_of_a_users_is_warned_of(place: Path, path: Path) -> None:
+    if reason := unavailable("user"):
+        pytest.skip(reason)
+    prefix = tuple(ENVIRONMENTS["user"].command(place))
+    with machine() as made, inherited(place, path, "--persistent", prefix=prefix) as running:
+        for group in made.values():
+            (group / "cgroup.procs").write_text(str(running.process.pid))
+        running.serves(path)
+        for group in made.values():
+            running.logged(f"the control group {group}, where the supervisor was moved to, takes no worker: ")
+        assert running.stop() == 0
+        running.nobody_left()
+
+
 def test_a_pid_file_that_is_passed_on_stays_locked_and_no_worker_has_it(place: Path, path: Path) -> None:
     file = place / "pid"
     with inherited(place, path, prefix=tuple(with_pid_file(file))) as running:
