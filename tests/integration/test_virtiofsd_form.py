@@ -189,6 +189,19 @@ def test_a_persistent_daemon_serves_one_client_after_another(said: str, place: P
         running.nobody_left()
 
 
+def test_a_client_beside_the_first_one_is_served_until_it_leaves_too(place: Path, path: Path) -> None:
+    policies(place, data="max_clients = 2")
+    with inherited(place, path) as running:
+        with FrontEnd.connect(path) as other:
+            other.start()
+            other.init()
+            running.serves(path)
+            running.logged("worker ended: the client left")
+            running.until(lambda: len(running.of(1, WORKER)) == 1, "bury the first one's jail")
+            assert other.serves()
+        assert running.status() == 0
+
+
 def test_there_is_no_worker_before_there_is_a_client(place: Path, path: Path) -> None:
     with inherited(place, path) as running:
         assert [process_name(pid) for pid in children(running.process.pid)] == ["virtiofs-sandbo"]
