@@ -311,7 +311,7 @@ OPTIONS = (
     ),
     Option(
         ("--cache",),
-        "As there. Without it: the policy's, or auto.",
+        "What the guest may cache: never, auto, metadata, always. Without it: the policy's, or auto.",
         _sets("cache", "--cache", _one_of({mode.value: mode for mode in CacheMode})),
         "MODE",
         row="--cache",
@@ -330,11 +330,11 @@ OPTIONS = (
         _sets("readonly", "--readonly", _on),
         row="--readonly",
     ),
-    Option(("--xattr",), "As there.", _xattr, legacy=("xattr",), row="--xattr"),
+    Option(("--xattr",), "Extended attributes for the guest.", _xattr, legacy=("xattr",), row="--xattr"),
     Option((), "None, whatever the policy has.", _no_xattr, legacy=("no_xattr",), row="-o no_xattr"),
     Option(
         ("--writeback",),
-        "As there.",
+        "The guest may keep what it wrote for a while.",
         _sets("writeback", "--writeback", _on),
         legacy=("writeback",),
         row="--writeback",
@@ -439,7 +439,12 @@ OPTIONS = (
             Outcome.REFUSAL: "mandatory",
         },
     ),
-    Option(("--announce-submounts",), "As there; so it is in any case.", _nothing, legacy=("announce_submounts",)),
+    Option(
+        ("--announce-submounts",),
+        "The guest is told where another file system begins; so it is in any case.",
+        _nothing,
+        legacy=("announce_submounts",),
+    ),
     Option(
         ("--no-announce-submounts",),
         "Told where another file system begins, a guest gets nothing more by it.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -166,6 +167,32 @@ def test_a_pid_file_that_is_another_name_of_a_file_is_not_written(place: Path) -
     with Daemon(place, [f"--socket-path={place / 's'}", f"--shared-dir={place / 'share'}"]) as running:
         assert running.status() == 1
     assert (place / "precious").read_text() == "precious"
+
+
+def test_called_virtiofsd_it_is_virtiofsd(place: Path) -> None:
+    link, path = place / "virtiofsd", place / "s"
+    link.symlink_to(PROGRAM)
+
+    def said(*words: str) -> tuple[int, str]:
+        done = subprocess.run([link, *words], capture_output=True, text=True, timeout=30, check=False)
+        return done.returncode, done.stdout
+
+    assert said() == (2, said("--help")[1])
+    assert said("-h")[1].startswith("usage: virtiofsd --shared-dir DIR")
+    assert said("--version")[1].startswith("virtiofs-sandbox 0.")
+    with Daemon(place, filled(MADE["crosvm"][0], place, path), program=link) as running:
+        running.ready().serves(path)
+        assert running.status() == 0
+
+
+@pytest.mark.parametrize("name", ["root", "container"])
+def test_capabilities_are_told_without_privileges(name: str, place: Path) -> None:
+    if reason := unavailable(name):
+        pytest.skip(reason)
+    command = [*ENVIRONMENTS[name].command(place), PROGRAM, "--print-capabilities"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True, cwd=ROOT)
+    assert json.loads(done.stdout) == {"type": "fs", "features": ["separate-options"]}
+    assert done.stderr == ""
 
 
 def test_a_tag_is_there_for_monitors_that_ask_for_it(place: Path) -> None:
