@@ -217,6 +217,11 @@ def test_the_last_of_several_counts_and_the_old_list_after_everything() -> None:
         arguments_of("--shared-dir=/x", "--cache=never", "--cache=always", "--shared-dir=/").cache is CacheMode.ALWAYS
     )
     assert arguments_of("-o", "source=/,cache=none", "--cache=always").cache is CacheMode.NEVER
+    assert settled(["--inode-file-handles=mandatory", "--inode-file-handles=never"]).refusals == []
+    assert settled(["--seccomp=none", "--seccomp=kill"]).warnings == []
+    assert settled(["--modcaps=-chown", "--modcaps=-mknod"]).dropped == 1 << 27
+    with pytest.raises(UsageError, match="--cache sometimes"):
+        parse(["--cache=sometimes", "--cache=never"])
 
 
 @pytest.mark.parametrize(
