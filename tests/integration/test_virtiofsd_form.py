@@ -253,6 +253,17 @@ def test_a_client_that_breaks_the_protocol_has_a_status_of_its_own(place: Path, 
         channel.close()
 
 
+def test_a_worker_that_dies_takes_the_daemon_with_it_and_that_is_no_success(place: Path, path: Path) -> None:
+    with inherited(place, path) as running, FrontEnd.connect(path) as guest:
+        guest.start()
+        guest.init()
+        running.family()
+        (keeper,) = running.of(1, WORKER)
+        os.kill(keeper, signal.SIGKILL)
+        assert running.status() == 1
+        running.nobody_left()
+
+
 def test_a_client_for_whom_no_worker_gets_ready_is_not_kept_waiting(place: Path, path: Path) -> None:
     with inherited(place, path, "--worker=/bin/true") as running:
         channel = Channel.connect(path, 10)

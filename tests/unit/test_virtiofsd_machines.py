@@ -165,6 +165,13 @@ def test_without_a_policy_the_caller_says_how_little_of_a_jail_will_do(world: Wo
     assert world.by_directory("srv/data", said).share.sandbox.minimum is Tier.USERNS
 
 
+def test_where_a_policy_is_required_the_argument_is_named_as_it_was_written(world: World) -> None:
+    world.write({"../defaults.toml": "[site]\nrequire_policy = true\n"})
+    said = Arguments(machine=Machine(), fd=3, spelling={"DIR": "-o source"})
+    with pytest.raises(WideningError, match="^-o source would widen the site's settings: "):
+        world.by_directory("srv/other", said)
+
+
 def test_a_share_without_a_tag_has_its_directorys_name(world: World) -> None:
     assert world.by_directory("srv/other", Arguments(machine=Machine(), fd=3)).share.tag == "other"
     for name in ("x" * 40, "ü" * 30, "a\nb", "\udcff"):
