@@ -168,7 +168,7 @@ def test_without_a_policy_the_caller_says_how_little_of_a_jail_will_do(world: Wo
 def test_where_a_policy_is_required_the_argument_is_named_as_it_was_written(world: World) -> None:
     world.write({"../defaults.toml": "[site]\nrequire_policy = true\n"})
     said = Arguments(machine=Machine(), fd=3, spelling={"DIR": "-o source"})
-    with pytest.raises(WideningError, match="^-o source would widen the site's settings: "):
+    with pytest.raises(WideningError, match=r"^-o source would widen the site's settings: "):
         world.by_directory("srv/other", said)
 
 
