@@ -22,4 +22,4 @@ def test_a_machine_in_the_foreground_has_the_share_and_leaves_nothing_when_its_g
 
 def _more(host: Host, before: Remains) -> list[str]:
     """The programs that run now and did not then."""
-    return [line.split()[0] for pid, line in host.processes().items() if pid not in before.processes]
+    return [line.partition(" ")[0] for pid, line in host.processes().items() if pid not in before.processes]
