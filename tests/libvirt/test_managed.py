@@ -52,8 +52,17 @@ def test_the_documented_element_gives_a_guest_the_share_by_its_policy(machine: D
     assert "policy: /etc/virtiofs-sandbox/shares.d/data.toml" in log_of(host, "web1")
 
 
-def test_a_share_is_listed_with_policy_and_machine(machine: Domain, host: Host) -> None:
+def test_a_reload_changes_what_a_machine_that_runs_may_see(machine: Domain, host: Host) -> None:
+    """By the name that `status` lists it under."""
+    machine.check(f"{MOUNTED}; cat /mnt/inner/hello")
     assert "data@web1-fs0" in host.run("virtiofs-sandbox", "status")
+    policy = host.path("/etc/virtiofs-sandbox/shares.d/data.toml")
+    policy.write_text(example("managed-policy").replace('"**/.env"', '"**/.env", "inner/hello"'))
+    host.run("virtiofs-sandbox", "reload", "data@web1-fs0")
+    assert machine.run("cat /mnt/inner/hello").status != 0
+    policy.write_text(example("managed-policy"))
+    host.run("virtiofs-sandbox", "reload", "data@web1-fs0")
+    assert machine.check("until cat /mnt/inner/hello 2>/dev/null; do sleep 0.1; done", 20) == HELLO
 
 
 def test_a_reset_keeps_daemon_and_worker(machine: Domain, libvirtd: Libvirtd, host: Host) -> None:
