@@ -6,7 +6,7 @@ Both ends are ours, and neither trusts the other: what comes is decoded strictly
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -20,6 +20,8 @@ LENGTH_BYTES = _LENGTH.size
 # What one list of a reply may take, so that every reply fits; and the list of all shares.
 _LIST_BYTES = 16 * 1024
 LISTING_BYTES = MAX_REPLY_BYTES - 4096
+# Figures are asked for again and again: what is told at once is some milliseconds' work.
+FIGURES_BYTES = 64 * 1024
 _SENTENCE_CHARACTERS = 2048
 MAX_ASSIGNMENTS = 64
 
@@ -116,9 +118,15 @@ class ReadLog(_Question, frozen=True, kw_only=True, tag_field="request", tag="lo
     wait: Annotated[float, msgspec.Meta(ge=0, le=MAX_WAIT_SECONDS)] = 0.0
 
 
+class ReadFigures(_Question, frozen=True, kw_only=True, tag_field="request", tag="figures"):
+    """What every share has done, or the one that is named; those whose names come behind *after*."""
+
+    after: Text | None = None
+
+
 ShareRequest = ReadStatus | ReadLimits | SetLimits
 """What a share answers for itself."""
-Request = ShareRequest | ListShares | Reload | Restart | Stop | ReadLog
+Request = ShareRequest | ListShares | Reload | Restart | Stop | ReadLog | ReadFigures
 
 
 class Failed(_Document, frozen=True, tag_field="reply", tag="error"):
@@ -261,7 +269,42 @@ class Listing(_Document, frozen=True, tag_field="reply", tag="list"):
     left_out: Count = 0
 
 
-Reply = Failed | Reloaded | Limits | Standing | Done | Listing | Log
+class ShareFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one share has done since it came into service, over all its workers as they claim it, and has now.
+
+    *client* is the first of *clients* monitors. *latency*: of each class, requests by how long they took, in the
+    buckets of ipc/README.md, without the zeros at the end.
+    """
+
+    share: str
+    tag: str
+    tier: Literal["full", "userns", "bare"]
+    state: str
+    client: Identity | None
+    clients: Count
+    restarts: Count
+    requests: Count
+    errors: Count
+    bytes_read: Count
+    bytes_written: Count
+    delayed: Count
+    nanoseconds_delayed: Count
+    latency: dict[str, tuple[Count, ...]]
+    inodes: Count
+    handles: Count
+    descriptors: Count
+    depth: Count
+
+
+class Figures(_Document, frozen=True, kw_only=True, tag_field="reply", tag="figures"):
+    """Shares in service, by name. *at*: seconds of CLOCK_MONOTONIC. *more*: others come behind the last one."""
+
+    at: float
+    shares: tuple[ShareFigures, ...]
+    more: bool
+
+
+Reply = Failed | Reloaded | Limits | Standing | Done | Listing | Log | Figures
 
 
 def encode(document: Request | Reply) -> bytes:
@@ -297,8 +340,10 @@ def words(text: object) -> str:
     return clean if len(clean) <= _SENTENCE_CHARACTERS else f"{clean[:_SENTENCE_CHARACTERS]} ..."
 
 
-def fitting(items: Sequence[T], most: int = _LIST_BYTES) -> tuple[T, ...]:
-    """The first of *items*, as many as one list of a reply may hold: *most* bytes, where it has only one."""
+def fitting(items: Iterable[T], most: int = _LIST_BYTES) -> tuple[T, ...]:
+    """The first of *items*, as many as one list of a reply may hold: *most* bytes, where it has only one. No more than
+    one too many is made.
+    """
     kept, left = [], most
     for item in items:
         left -= len(msgspec.json.encode(item)) + 1

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
-from virtiofs_sandbox.policies import control, values
+from virtiofs_sandbox.policies import control, programs, values
 from virtiofs_sandbox.policies.share import MAX_CLIENTS, MAX_QUEUES
 
 DEFAULT_WARM = 32
@@ -61,6 +61,24 @@ class SocketTable(_Table, frozen=True):
         str | int | UnsetType,
         _key("Group of the socket.", "a group's name or number", "the caller's", parse=values.group),
     ] = UNSET
+    owner: Annotated[
+        str | int | UnsetType,
+        _key(
+            "Owner of the socket. Only root can give it away.",
+            "a user's name or number",
+            "the caller",
+            parse=values.user,
+        ),
+    ] = UNSET
+    label: Annotated[
+        str | UnsetType,
+        _key(
+            "SELinux label of the socket's file, as ls -Z shows it. Refused where SELinux is off.",
+            'a context, as in "system_u:object_r:svirt_image_t:s0"',
+            "by the machine's policy",
+            parse=values.label,
+        ),
+    ] = UNSET
 
 
 class ChildTable(_Table, frozen=True):
@@ -103,8 +121,8 @@ class ShareTable(_Table, frozen=True):
     socket: Annotated[
         str | SocketTable | UnsetType,
         _key(
-            "Where a monitor connects: a path, or a table of path, mode and group.",
-            "an absolute path, or a table of path, mode and group",
+            "Where a monitor connects: a path, or a table of path, mode, owner, group and label.",
+            "an absolute path, or a table of path, mode, owner, group and label",
             "each as below",
             parse=values.absolute_path,
         ),
@@ -473,8 +491,54 @@ class SandboxTable(_Table, frozen=True):
     ] = UNSET
 
 
+class ProgramTable(_Table, frozen=True):
+    """Another program as the worker."""
+
+    path: Annotated[
+        str | UnsetType,
+        _key("The program, a virtiofsd.", "an absolute path", "none: needed", parse=values.absolute_path),
+    ] = UNSET
+    loader: Annotated[
+        str | UnsetType,
+        _key(
+            "The dynamic loader that runs it, for a copy that is not the system's own.",
+            "an absolute path",
+            "the one that the program names",
+            parse=values.absolute_path,
+        ),
+    ] = UNSET
+    libraries: Annotated[
+        tuple[str, ...] | UnsetType,
+        _key(
+            "With a loader: the directories of its libraries.",
+            "a list of absolute paths",
+            "none",
+            each=values.absolute_path,
+        ),
+    ] = UNSET
+    arguments: Annotated[
+        tuple[str, ...] | UnsetType,
+        _key(
+            "Options of its own that no other key stands for.",
+            f"a list of {programs.ACCEPTED}",
+            "none",
+            each=programs.argument,
+        ),
+    ] = UNSET
+
+
 class WorkerTable(_Table, frozen=True):
     """How the worker works."""
+
+    program: Annotated[
+        str | ProgramTable | UnsetType,
+        _key(
+            "A virtiofsd to serve the share in the jail, instead of the worker that comes with this package.",
+            "an absolute path, or a table of path, loader, libraries and arguments",
+            "none: our own worker",
+            parse=values.absolute_path,
+        ),
+    ] = UNSET
 
     queues: Annotated[
         int | UnsetType,
@@ -516,6 +580,16 @@ class SiteTable(_Table, frozen=True):
             parse=values.between(0, MAX_WARM),
             minimum=0,
             maximum=MAX_WARM,
+        ),
+    ] = UNSET
+    metrics: Annotated[
+        str | UnsetType,
+        _key(
+            "Where serve tells Prometheus how its shares are: a socket that it makes (mode 0660), or a port that only "
+            "this machine reaches. Read when it starts.",
+            'an absolute path, "127.0.0.1:PORT" or "[::1]:PORT"',
+            "nowhere",
+            parse=values.metrics_address,
         ),
     ] = UNSET
 
@@ -565,8 +639,6 @@ RESERVED = {
     "share.security_label": "labels that guests give to new files",
     "share.immutable": "a promise that nobody changes the files",
     "share.submounts": "telling the guest of file systems mounted in the share",
-    "share.socket.owner": "another owner for the socket",
-    "share.socket.label": "an SELinux label for the socket",
     "cache.direct_io": "files that bypass the guest's cache",
     "cache.dax": "a window of shared memory",
     "cache.immutable": "a promise that nobody changes the files",
@@ -574,7 +646,6 @@ RESERVED = {
     "sandbox.user_namespace": "a jail in the host's own user namespace",
     "sandbox.layers": "layers beyond the standard ones",
     "sandbox.capabilities": "more capabilities for the worker",
-    "worker.program": "another program as the worker",
     "worker.poll_budget": "polling of the rings",
     "worker.inode_references": "another way to keep inodes",
     "worker.inode_file_handles": "file handles instead of descriptors",

@@ -22,6 +22,7 @@ from virtiofs_sandbox.policies.policy import Socket
 from virtiofs_sandbox.policies.problems import PolicyError
 from virtiofs_sandbox.policies.share import Share, ShareError, resolve_source
 from virtiofs_sandbox.policies.sockets import make_directory
+from virtiofs_sandbox.policies.values import MetricsAddress
 from virtiofs_sandbox.supervisor.activation import PassedSockets
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError, SocketFile
 from virtiofs_sandbox.supervisor.notify import Notifier
@@ -43,7 +44,7 @@ def listener(arguments: Arguments, wanted: Offer, passed: PassedSockets | None =
     if wanted.socket is None:
         assert arguments.fd is not None  # noqa: S101 - for mypy: one of the two is there
         return Listener.adopt(arguments.fd)
-    found = None if passed is None else passed.listener(wanted.share.name, wanted.socket.path)
+    found = None if passed is None or wanted.policy is None else passed.listener(wanted.policy)
     return found or bind(wanted.socket)
 
 
@@ -74,10 +75,11 @@ def serve(
     directory: Path,
     *,
     control: Path,
-    worker: Path,
+    worker: Path | None,
     zygote: Zygote,
     form: Form | None = None,
     log_format: LogForm | None = None,
+    metrics: MetricsAddress | None = None,
     passed: tuple[tuple[str, int], ...] = (),
     notifier: Notifier | None = None,
 ) -> int:
@@ -126,6 +128,7 @@ def serve(
         reload=reload if wanted.policy is not None else None,
         form=form,
         log_format=log_format,
+        metrics=metrics,
         notifier=notifier,
     )
 
@@ -140,11 +143,12 @@ def hold(
     reload: Reload | None = None,
     form: Form | None = None,
     log_format: LogForm | None = None,
+    metrics: MetricsAddress | None = None,
     notifier: Notifier | None = None,
 ) -> int:
     """Serves until a signal; returns the exit status. SIGHUP reloads where there is something to.
 
-    The control socket is made in the directory *control*.
+    The control socket is made in the directory *control*; Prometheus is told on *metrics*.
     """
     form = form or Form()
     recent = Recent()
@@ -167,6 +171,7 @@ def hold(
                     None if wanted.policy is None else wanted.policy.file,
                 ),
                 spares=Spares(form.warm),
+                metrics=metrics,
                 once=None if persistent else departures.append,
                 follow_cgroup=form.follow_cgroup,
                 recent=recent,
@@ -185,7 +190,8 @@ def bind(socket: Socket, *, instead_of: Listener | None = None) -> Listener:
     """The socket of a policy, in place of another listener of ours if there is one. Raises ListenError."""
     if socket.path.parent == socket_directory():
         _make_directory(socket.path.parent, socket.path, "share.socket or --socket")
-    return Listener.bind(SocketFile(socket.path, socket.mode, socket.group), instead_of=instead_of)
+    file = SocketFile(socket.path, socket.mode, socket.group, socket.owner, socket.label)
+    return Listener.bind(file, instead_of=instead_of)
 
 
 def _status(departures: Sequence[Departure]) -> Status:

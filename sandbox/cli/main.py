@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
         serve,
         standing,
         stop,
+        top,
     )
     from virtiofs_sandbox.cli.arguments import Version  # noqa: PLC0415
     from virtiofs_sandbox.cli.status import EPILOG  # noqa: PLC0415
@@ -74,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_parser(commands)
     serve.add_parser(commands)
     standing.add_parser(commands)
+    top.add_parser(commands)
     reload.add_parser(commands)
     restart.add_parser(commands)
     stop.add_parser(commands)

@@ -16,6 +16,7 @@ from virtiofs_sandbox.policies.narrowing import Arguments
 from virtiofs_sandbox.policies.places import SUFFIX, find, is_file_name, named
 from virtiofs_sandbox.policies.problems import PolicyError
 from virtiofs_sandbox.policies.share import CacheMode, LogLevel, ShareError, Tier, resolve_source
+from virtiofs_sandbox.supervisor import footprint
 
 WORKER = "virtiofs-worker"
 DESCRIPTION = """\
@@ -88,6 +89,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="what is logged to standard error (default: info)",
     )
     arguments.add_log_format(parser)
+    arguments.add_metrics(parser, "nowhere")
     parser.add_argument(
         "--worker", metavar="PATH", type=Path, help=f"another binary than the {WORKER} beside this command (for tests)"
     )
@@ -118,6 +120,7 @@ def execute(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
     except LaunchError as error:
         complain("run", error)
         return Status.FAILED
+    footprint.load_asyncio()
     from virtiofs_sandbox.cli import foreground  # noqa: PLC0415
 
     try:
@@ -129,6 +132,7 @@ def execute(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
             worker=worker,
             zygote=zygote,
             log_format=options.log_format,
+            metrics=options.metrics,
             passed=passed,
             notifier=notifier,
         )
@@ -136,8 +140,11 @@ def execute(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
         parser.error(str(error))
 
 
-def find_worker(wanted: Path | None) -> Path:
-    """The worker binary: *wanted*, or the one that `make install` put above this package, or pip beside this command."""
+def find_worker(wanted: Path | None) -> Path | None:
+    """The worker binary: *wanted*, or the one that `make install` put above this package, or pip beside the command.
+
+    None where none was installed. Raises NoWorkerError.
+    """
     above = Path(__file__).parents[3] / WORKER
     beside = Path(sys.argv[0]).resolve().parent / WORKER
     scripts = Path(sysconfig.get_path("scripts")) / WORKER
@@ -145,8 +152,9 @@ def find_worker(wanted: Path | None) -> Path:
     for candidate in candidates:
         if candidate.is_file() and os.access(candidate, os.X_OK):
             return candidate.resolve()
-    places = " or ".join(dict.fromkeys(str(candidate) for candidate in candidates))
-    raise NoWorkerError(f"no worker binary at {places}; install with the worker (needs Rust), or name one by --worker")
+    if wanted is None:
+        return None
+    raise NoWorkerError(f"no worker binary at {wanted}; name another, or leave out --worker")
 
 
 def request_of(options: argparse.Namespace) -> Request:

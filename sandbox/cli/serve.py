@@ -10,6 +10,7 @@ from virtiofs_sandbox.cli import arguments
 from virtiofs_sandbox.cli.run import WORKER, NoWorkerError, find_worker
 from virtiofs_sandbox.cli.status import EPILOG, Status
 from virtiofs_sandbox.cli.text import complain
+from virtiofs_sandbox.supervisor import footprint
 
 DESCRIPTION = """\
 Serves every share that a policy of the directory speaks of, in one process, and stays. A share that cannot be started
@@ -26,6 +27,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     arguments.add_policy_dir(parser)
     arguments.add_control_dir(parser)
     arguments.add_log_format(parser)
+    arguments.add_metrics(parser, "site.metrics of defaults.toml")
     parser.add_argument(
         "--worker", metavar="PATH", type=Path, help=f"another binary than the {WORKER} beside this command (for tests)"
     )
@@ -53,6 +55,7 @@ def execute(options: argparse.Namespace) -> int:
     except LaunchError as error:
         complain("serve", error)
         return Status.FAILED
+    footprint.load_asyncio()
     from virtiofs_sandbox.cli import serving  # noqa: PLC0415
 
     return serving.serve(
@@ -63,4 +66,5 @@ def execute(options: argparse.Namespace) -> int:
         passed=passed,
         notifier=notifier,
         log_format=options.log_format,
+        metrics=options.metrics,
     )

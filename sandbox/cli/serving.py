@@ -18,12 +18,13 @@ from virtiofs_sandbox.policies.narrowing import WideningError
 from virtiofs_sandbox.policies.policy import Policy
 from virtiofs_sandbox.policies.problems import PolicyError
 from virtiofs_sandbox.policies.share import Share
+from virtiofs_sandbox.policies.values import MetricsAddress
 from virtiofs_sandbox.supervisor.activation import PassedSockets
 from virtiofs_sandbox.supervisor.berth import Ground
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError
 from virtiofs_sandbox.supervisor.notify import Notifier
 from virtiofs_sandbox.supervisor.recent import Recent
-from virtiofs_sandbox.supervisor.resident import Fleeting, run_fleet
+from virtiofs_sandbox.supervisor.serving import Fleeting, run_fleet
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.zygotes import Launching, Z
 
@@ -31,7 +32,7 @@ from virtiofs_sandbox.supervisor.zygotes import Launching, Z
 class Planner:
     """Plans launches for the host as it was when looked at last: one look serves many shares."""
 
-    def __init__(self, worker: Path) -> None:
+    def __init__(self, worker: Path | None) -> None:
         self._worker = worker
         self._host = probe_host()
 
@@ -48,18 +49,28 @@ def serve(
     directory: Path,
     *,
     control: Path,
-    worker: Path,
+    worker: Path | None,
     zygote: Zygote,
     passed: tuple[tuple[str, int], ...],
     notifier: Notifier,
     log_format: LogForm | None = None,
+    metrics: MetricsAddress | None = None,
 ) -> int:
     """Serves until a signal; returns the exit status. *passed* are the inherited sockets, *control* is the directory of
-    the control socket.
+    the control socket; Prometheus is told on *metrics*, or where the site says.
     """
     planner = Planner(worker)
     launching = Launching(zygote, Zygote.start, Launcher)
-    return hold(directory, planner, launching, control=control, passed=passed, notifier=notifier, log_format=log_format)
+    return hold(
+        directory,
+        planner,
+        launching,
+        control=control,
+        passed=passed,
+        notifier=notifier,
+        log_format=log_format,
+        metrics=metrics,
+    )
 
 
 def hold(
@@ -71,6 +82,7 @@ def hold(
     passed: tuple[tuple[str, int], ...] = (),
     notifier: Notifier | None = None,
     log_format: LogForm | None = None,
+    metrics: MetricsAddress | None = None,
 ) -> int:
     """As `serve`, by any planner and launcher."""
     _allow_many_descriptors()
@@ -78,13 +90,15 @@ def hold(
     output = Output(form=form_of(log_format, os.environ), recent=recent)
     try:
         sockets = PassedSockets(passed)
+        site = loader.site(directory)
         fleeting = Fleeting(
             directory,
             Ground(planner.plan, lambda policy, before: _listener(policy, before, sockets)),
             planner.look_anew,
             lambda: serve_listener(control),
-            loader.site(directory).warm,
+            site.warm,
             REFUSALS,
+            metrics=metrics or site.metrics,
         )
         clean = asyncio.run(
             run_fleet(
@@ -107,7 +121,7 @@ def hold(
 
 
 def _listener(policy: Policy, before: Listener | None, sockets: PassedSockets) -> Listener:
-    return sockets.listener(policy.name, policy.socket.path) or bind(policy.socket, instead_of=before)
+    return sockets.listener(policy) or bind(policy.socket, instead_of=before)
 
 
 def _allow_many_descriptors() -> None:

@@ -31,7 +31,6 @@ from virtiofs_sandbox.supervisor.events import HostLacks, LimitsChanged, Sink
 from virtiofs_sandbox.supervisor.reloader import Reloader
 from virtiofs_sandbox.supervisor.service import Service
 from virtiofs_sandbox.supervisor.sharing import Sharing
-from virtiofs_sandbox.supervisor.slot import Slot
 from virtiofs_sandbox.supervisor.worker import Terms
 
 
@@ -84,12 +83,12 @@ class ShareAnswers:
             tier=terms.plan.tier.value,
             policy=None if self._policy is None else words(shown(self._policy)),
             generation=0 if slot is None else slot.generation,
-            state=self._state(slot),
+            state=self._service.state,
             client=None if slot is None or slot.peer is None else identity(slot.peer),
             clients=tuple(
                 requests.Held(
                     generation=held.generation,
-                    state=self._state(held),
+                    state=held.state.name.lower(),
                     client=identity(held.peer),
                     since=self._service.since(held),
                 )
@@ -157,11 +156,6 @@ class ShareAnswers:
             return self._groups.disk_figures()
         except OSError:
             return {}
-
-    def _state(self, slot: Slot | None) -> str:
-        if slot is None:
-            return "stopping" if self._service.stopping else "idle"
-        return slot.state.name.lower()
 
     def _statistics(self) -> list[Statistics]:
         """Of the workers that serve, else of the one that will."""

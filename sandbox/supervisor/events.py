@@ -542,6 +542,18 @@ class NoControlSocket(Event):
 
 
 @dataclass(frozen=True)
+class MetricsFailed(Event):
+    """The shares are served all the same."""
+
+    reason: str
+
+    _LEVEL = LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return f"metrics: {self.reason}"
+
+
+@dataclass(frozen=True)
 class ControlRefused(Event):
     """Somebody asked who may not."""
 
@@ -561,6 +573,18 @@ class ControlFailed(Event):
 
     def __str__(self) -> str:
         return f"control socket: {self.reason}"
+
+
+@dataclass(frozen=True)
+class ShareStarting(Event):
+    """One of several shares is about to be started, as what it *serves* says."""
+
+    serves: Share
+
+    _LEVEL = LogLevel.DEBUG
+
+    def __str__(self) -> str:
+        return "starting"
 
 
 @dataclass(frozen=True)
