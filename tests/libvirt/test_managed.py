@@ -13,7 +13,7 @@ from tests.libvirt.daemon import Libvirtd
 from tests.libvirt.documented import example
 from tests.libvirt.domain import Domain
 from tests.libvirt.host import Host, HostError
-from tests.libvirt.remains import Remains
+from tests.libvirt.remains import Remains, wait_gone
 
 HELLO = "hello from the host\n"
 MOUNT = "mount -t virtiofs data /mnt"
@@ -118,7 +118,7 @@ def test_what_would_widen_the_policy_is_refused_and_the_reason_is_in_the_daemons
     with pytest.raises(HostError, match="attach"):
         libvirtd.virsh("attach-device", "web1", xml=plug)
     assert "would widen the policy: /etc/virtiofs-sandbox/shares.d/library.toml" in log_of(host, "web1", "fs1")
-    host.until(lambda: Remains.of(host) == before, "nothing is left of the attempt")
+    wait_gone(host, before)
 
 
 def test_a_policy_may_be_for_some_machines_alone(machine: Domain, libvirtd: Libvirtd, host: Host) -> None:
@@ -173,5 +173,5 @@ def test_a_guest_that_powers_off_leaves_nothing_behind(libvirtd: Libvirtd, host:
     with libvirtd.machine("web2", example("managed")) as machine:
         machine.check(f"{MOUNT}; echo last >/mnt/answer")
         machine.agent.start("poweroff -f")
-        host.until(lambda: Remains.of(host) == before, "nothing is left of it", 30)
+        wait_gone(host, before, 30)
     assert host.path("/srv/data/answer").read_text() == "last\n"
