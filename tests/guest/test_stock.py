@@ -47,8 +47,8 @@ def connected(service: Stock) -> Iterator[FrontEnd]:
         yield client
 
 
-def logged(service: Stock, text: str) -> bool:
-    return text in service.log
+def logged(service: Stock, text: str, times: int = 1) -> bool:
+    return service.log.count(text) >= times
 
 
 def mkdir(name: bytes) -> bytes:
@@ -257,10 +257,10 @@ def test_a_stop_ends_it_and_leaves_nothing(tmp_path: Path) -> None:
 def test_a_daemon_that_dies_at_once_is_started_with_pauses_and_not_for_ever(tmp_path: Path) -> None:
     with Stock(tmp_path) as service:
         service.start()
-        for deaths in range(3):
+        for deaths in range(1, 4):
             service.wait(lambda: len(service.processes().workers) == 1, "have a daemon")
             os.kill(service.processes().workers[0], signal.SIGKILL)
-            # The pause before the next one is longer each time.
-            service.wait(partial(logged, service, f"{deaths + 1} failures in a row; next launch in"), "pause")
+            service.wait(partial(logged, service, "killed by signal 9 (SIGKILL)", deaths), "notice the death")
+        service.wait(partial(logged, service, "3 failures in a row; next launch in"), "pause")
         with connected(service) as client:
             assert client.serves()
