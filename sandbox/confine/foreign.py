@@ -19,7 +19,7 @@ from virtiofs_sandbox.confine.plan import ProgramPlan
 from virtiofs_sandbox.confine.tiers import CannotConfineError
 from virtiofs_sandbox.policies.share import Access, LogLevel, Program, SeccompAction, Share, Tier
 
-PROGRAM, LIBRARIES, SHARE, PROC = b"/program", b"/lib", b"/share", b"/proc"
+ROOT, PROGRAM, LIBRARIES, PROC = b"/", b"/program", b"/lib", b"/proc"
 _LOG_LEVELS = {LogLevel.WARNING: "warn"}
 # What it keeps by itself, by its own names (virtiofsd, src/main.rs: drop_capabilities).
 _ITS_CAPABILITIES = {
@@ -77,7 +77,12 @@ def program_plan(share: Share, tier: Tier, *, as_one: tuple[int, int] | None, ke
         executed=os.fsencode(executed.absolute()),
         files=tuple((os.fsencode(file.absolute()), place) for place, file in files.items()),
         arguments=argv,
-        readable=(*((place, int(FSAccess.READ_FILE)) for place in files), (PROC, int(landlock.READ))),
+        readable=(
+            *((place, int(FSAccess.READ_FILE)) for place in files),
+            (PROC, int(landlock.READ)),
+            # It tries openat2(2) on its working directory, and would go without it, which keeps names in the share.
+            (ROOT, int(FSAccess.READ_DIR)),
+        ),
         waiting=seccomp.waiting_program(),
     )
 
