@@ -294,7 +294,6 @@ RESERVED = [
         f"{SHARE}posix_acl = true\nxattrmap = []\n[cache]\ndirect_io = true\n"
         "[identity]\ntranslate = []\n[sandbox]\nuser_namespace = false\n[worker]\npoll-budget = 1\n",
     ),
-    single("known but not yet: of a socket", SHARE + 'socket = { owner = "root", label = "x" }\n'),
 ]
 
 CLIENTS = [
@@ -304,6 +303,7 @@ CLIENTS = [
         "several clients and limits too low for each",
         f'{SHARE}max_clients = 64\n[limits.requests]\nread = "512KiB/s"\nwrite-ops = "63/s"\n[limits.pids]\nmax = 64\n',
     ),
+    single("a socket for nobody, with no label", SHARE + 'socket = { owner = "no-such-user", label = "x y" }\n'),
     single("no number of clients", f"{SHARE}max_clients = 0\n"),
     single("no time to be stuck after", f'{SHARE}[worker]\nstuck_after = "1s"\n'),
 ]
@@ -589,7 +589,7 @@ SECTIONS = {
     "Keys and types": KEYS,
     "Values": VALUES,
     "Known, but not in this version": RESERVED,
-    "More than one client": CLIENTS,
+    "Clients and their socket": CLIENTS,
     "Another program as the worker": PROGRAMS,
     "What does not go together": TOGETHER,
     "Budgets of several shares": GROUPS,
