@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,7 @@ def check(source: Source) -> list[Problem]:
     return checker.problems
 
 
+@functools.cache  # takes longer than all the rest of reading a file
 def _struct(kind: type[msgspec.Struct]) -> inspect.StructType:
     info = inspect.type_info(kind)
     assert isinstance(info, inspect.StructType)  # noqa: S101 - for mypy: it is made from a Struct

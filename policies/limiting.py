@@ -81,6 +81,9 @@ def limited(policy: Share, now: Share, assignments: Mapping[str, str]) -> Share:
         if key is None:
             wrong.append(f"{shown(said)}: {_unknown(name)}")
             continue
+        if policy.program is not None and key.table == "requests":
+            wrong.append(f"{name}: {shown(policy.program.path)} counts no requests; those of the disk can be limited")
+            continue
         if name in rates:
             wrong.append(f"{name}: it is given twice")
             continue

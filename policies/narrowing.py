@@ -327,6 +327,13 @@ ROWS = (
         lambda arguments, policy: _given(arguments.log_level, NEUTRAL),
     ),
     Row(
+        "--log-format",
+        "share.log_level",
+        {Effect.NEUTRAL: ""},
+        "How the lines look that are logged.",
+        lambda arguments, policy: None,
+    ),
+    Row(
         "--control-dir",
         "share.name",
         {Effect.NEUTRAL: ""},

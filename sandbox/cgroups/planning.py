@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import urllib.parse
 from collections.abc import Iterator, Sequence
@@ -100,6 +99,9 @@ def group_name(share: str) -> str:
     name = PREFIX + urllib.parse.quote(share, safe="")
     if len(name) <= _MAX_NAME:
         return name
+    # Few names are that long, and hashlib brings OpenSSL along.
+    import hashlib  # noqa: PLC0415
+
     return f"{name[: _MAX_NAME - 20]}-{hashlib.sha256(share.encode()).hexdigest()[:16]}"
 
 

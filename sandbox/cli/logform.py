@@ -18,13 +18,10 @@ class LogForm(enum.Enum):
 
 def text_line(line: LogLine) -> str:
     """For people; times are local."""
-    about = line.share or "supervisor"
-    if line.generation is not None:
-        about += f"#{line.generation}"
-        if line.client is not None:
-            about += f" pid {line.client.pid} (uid {line.client.uid})"
+    from virtiofs_sandbox.supervisor.recording import told  # noqa: PLC0415
+
     time = datetime.fromisoformat(line.time).astimezone().isoformat(sep=" ", timespec="milliseconds")
-    return f"{time} {line.level:7} {about}: {line.message}"
+    return f"{time} {line.level:7} {told(line)}"
 
 
 def json_line(line: LogLine) -> str:

@@ -16,6 +16,7 @@ from virtiofs_sandbox.policies.narrowing import Arguments
 from virtiofs_sandbox.policies.places import SUFFIX, find, is_file_name, named
 from virtiofs_sandbox.policies.problems import PolicyError
 from virtiofs_sandbox.policies.share import CacheMode, LogLevel, ShareError, Tier, resolve_source
+from virtiofs_sandbox.supervisor import footprint
 
 WORKER = "virtiofs-worker"
 DESCRIPTION = """\
@@ -119,6 +120,7 @@ def execute(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
     except LaunchError as error:
         complain("run", error)
         return Status.FAILED
+    footprint.load_asyncio()
     from virtiofs_sandbox.cli import foreground  # noqa: PLC0415
 
     try:
@@ -139,7 +141,7 @@ def execute(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
 
 
 def find_worker(wanted: Path | None) -> Path:
-    """The worker binary: *wanted*, or the one that `make install` put above this package, or pip beside this command."""
+    """The worker binary: *wanted*, or the one that `make install` put above this package, or pip beside the command."""
     above = Path(__file__).parents[3] / WORKER
     beside = Path(sys.argv[0]).resolve().parent / WORKER
     scripts = Path(sysconfig.get_path("scripts")) / WORKER

@@ -10,6 +10,7 @@ from virtiofs_sandbox.cli import arguments
 from virtiofs_sandbox.cli.run import WORKER, NoWorkerError, find_worker
 from virtiofs_sandbox.cli.status import EPILOG, Status
 from virtiofs_sandbox.cli.text import complain
+from virtiofs_sandbox.supervisor import footprint
 
 DESCRIPTION = """\
 Serves every share that a policy of the directory speaks of, in one process, and stays. A share that cannot be started
@@ -54,6 +55,7 @@ def execute(options: argparse.Namespace) -> int:
     except LaunchError as error:
         complain("serve", error)
         return Status.FAILED
+    footprint.load_asyncio()
     from virtiofs_sandbox.cli import serving  # noqa: PLC0415
 
     return serving.serve(

@@ -32,7 +32,7 @@ from virtiofs_sandbox.supervisor.zygotes import Launching, Z
 class Planner:
     """Plans launches for the host as it was when looked at last: one look serves many shares."""
 
-    def __init__(self, worker: Path) -> None:
+    def __init__(self, worker: Path | None) -> None:
         self._worker = worker
         self._host = probe_host()
 
@@ -49,7 +49,7 @@ def serve(
     directory: Path,
     *,
     control: Path,
-    worker: Path,
+    worker: Path | None,
     zygote: Zygote,
     passed: tuple[tuple[str, int], ...],
     notifier: Notifier,

@@ -129,8 +129,11 @@ def _be_refused() -> None:
 
 def _arrives(records: int, pid: int) -> bool:
     deadline = time.monotonic() + _TRY_SECONDS
+    # Not select(2): a supervisor of many shares looks again when it has more descriptors than that can name.
+    poll = select.poll()
+    poll.register(records, select.POLLIN)
     while (left := deadline - time.monotonic()) > 0:
-        if not select.select([records], [], [], left)[0]:
+        if not poll.poll(left * 1000):
             break
         record = parse(os.read(records, audit.MAX_RECORD_BYTES))
         if isinstance(record, CallRecord) and (record.pid, record.number) == (pid, _GETPPID):

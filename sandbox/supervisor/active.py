@@ -20,6 +20,7 @@ from virtiofs_sandbox.policies.share import Share
 from virtiofs_sandbox.supervisor.answers import ShareAnswers
 from virtiofs_sandbox.supervisor.denials import Denials
 from virtiofs_sandbox.supervisor.events import GroupNotFollowed, GroupsLeft, HostLacks, LimitNotHeld, Sink
+from virtiofs_sandbox.supervisor.foreign import launch_foreign
 from virtiofs_sandbox.supervisor.listener import Listener
 from virtiofs_sandbox.supervisor.reloader import Reload, Reloader
 from virtiofs_sandbox.supervisor.service import Service, StartError
@@ -134,7 +135,8 @@ class ActiveShare:
         plan = dataclasses.replace(terms.plan, cgroups=joined)
         if self._follow_cgroup:
             self._take_along()
-        worker = await launch_worker(dataclasses.replace(terms, plan=plan), generation, self._common.zygotes)
+        launch = launch_foreign if plan.program else launch_worker
+        worker = await launch(dataclasses.replace(terms, plan=plan), generation, self._common.zygotes)
         if joined != self.groups.joined:
             # A reload came between.
             self.groups.enter(worker.pid)

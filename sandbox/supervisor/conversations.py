@@ -11,6 +11,7 @@ from virtiofs_sandbox.supervisor.listener import Listener
 
 _AT_ONCE = 8
 _PAUSE = 1.0
+_LAST_SECONDS = 0.2
 
 
 class Conversations:

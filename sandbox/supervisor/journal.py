@@ -16,6 +16,7 @@ from pathlib import Path
 
 from virtiofs_sandbox.ipc import memfds
 from virtiofs_sandbox.ipc.requests import LogLine
+from virtiofs_sandbox.supervisor.recording import told
 
 SOCKET = Path("/run/systemd/journal/socket")
 IDENTIFIER = "virtiofs-sandbox"
@@ -37,7 +38,7 @@ def is_at(descriptor: int, environ: Mapping[str, str]) -> bool:
 def entry(line: LogLine) -> bytes:
     """The line as an entry. What only its event has becomes VIRTIOFS_ and its name; lists and tables are JSON."""
     fields = {
-        "MESSAGE": line.message,
+        "MESSAGE": told(line),
         "PRIORITY": str(PRIORITIES[line.level]),
         "SYSLOG_IDENTIFIER": IDENTIFIER,
         "VIRTIOFS_SHARE": line.share,

@@ -41,6 +41,16 @@ def line_of(event: Event, now: datetime) -> LogLine:
     )
 
 
+def told(line: LogLine) -> str:
+    """What happened, and before it to whom, for people."""
+    about = line.share or "supervisor"
+    if line.generation is not None:
+        about += f"#{line.generation}"
+        if line.client is not None:
+            about += f" pid {line.client.pid} (uid {line.client.uid})"
+    return f"{about}: {line.message}"
+
+
 def name_of(kind: type[Event]) -> str:
     """The class's name in small letters with dashes: what scripts know the event by."""
     return re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower()

@@ -149,9 +149,10 @@ async def run_share(
     recent = recent or Recent()
     notifier = notifier or Notifier(None)
     manager = _Manager(notifier, lambda: f"share {share.name} in service, {len(active.service.clients)} clients")
+    tallies = Tallies(sink)
 
     def tell(event: Event) -> None:
-        sink(event)
+        tallies.show(event)
         manager.noticed()
 
     tallies = Tallies(tell)
@@ -216,8 +217,10 @@ async def run_fleet(
     fleet: Fleet | None = None
     manager = _Manager(notifier, lambda: "starting" if fleet is None else fleet.summary)
 
+    tallies = Tallies(sink)
+
     def tell(event: Event) -> None:
-        sink(event)
+        tallies.show(event)
         manager.noticed()
 
     zygotes = Zygotes(ALL, launching, tell)

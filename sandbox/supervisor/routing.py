@@ -53,11 +53,6 @@ class Routing:
                 return await self._household.reload(request.share, now=request.now)
             case requests.Restart():
                 return await self._household.restart(self._meant(request.share), now=request.now)
-            case requests.Stop(all=True):
-                if request.share is not None:
-                    raise RequestError("malformed", "stop: a share is named, and all are meant")
-                self._household.stop_all(peer)
-                return Done(changes=("the supervisor is stopping",))
             case requests.Stop():
                 return await self._household.stop_share(self._meant(request.share), now=request.now, by=peer)
             case _:

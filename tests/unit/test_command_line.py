@@ -83,5 +83,5 @@ def test_it_runs_as_a_module_too() -> None:
 def test_hints_survive_shells_qemu_and_xml() -> None:
     text = monitor_lines("/run/a,b c/it's <1>", "t&t")
     assert """-chardev 'socket,id=virtiofs0,path=/run/a,,b c/it'"'"'s <1>'""" in text
-    assert """<source socket="/run/a,b c/it's &lt;1&gt;"/><target dir='t&amp;t'/>""" in text
+    assert "<source socket='/run/a,b c/it&apos;s &lt;1&gt;'/><target dir='t&amp;t'/>" in text
     assert "mount -t virtiofs 't&t' /mnt" in text

@@ -191,7 +191,7 @@ def test_without_a_journal_the_text_stands_on_standard_error_until_there_is_one_
     assert capfd.readouterr().err.endswith("info    data: stopped\n")
     (tmp_path / "away").rename(tmp_path / "socket")
     output.show(Stopped("data"))
-    assert b"MESSAGE=stopped\n" in journald.recv(1000)
+    assert b"MESSAGE=data: stopped\n" in journald.recv(1000)
     journald.close()
     output.show(Stopped("data"))
     assert capfd.readouterr().err.endswith("info    data: stopped\n")

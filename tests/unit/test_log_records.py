@@ -84,7 +84,7 @@ def test_nothing_that_a_worker_says_or_a_share_is_called_forges_a_line_or_a_fiel
     assert (data["message"], data["generation"], data["client"]) == (f"worker: {said.text}", 3, {"pid": 7, "uid": 8})
     fields = entry_of(journal.entry(told))
     assert len(dict(fields)) == len(fields)
-    assert dict(fields)["MESSAGE"] == f"worker: {said.text}".encode()
+    assert dict(fields)["MESSAGE"].endswith(f"#3 pid 7 (uid 8): worker: {said.text}".encode())
     assert dict(fields)["VIRTIOFS_CLIENT_PID"] == b"7"
 
 
@@ -126,9 +126,9 @@ def test_what_an_event_tells_in_words_is_there_as_numbers() -> None:
 
 
 def test_the_client_of_a_line_is_whoever_it_is_about() -> None:
-    told = line(ClientRefused("data", Peer(5, 6), Peer(7, 8), 1.0))
+    told = line(ClientRefused("data", Peer(5, 6), (Peer(7, 8),), 1.0))
     assert dict(entry_of(journal.entry(told)))["VIRTIOFS_CLIENT_PID"] == b"5"
-    assert told.data == {"holder": {"pid": 7, "uid": 8}, "after": 1.0}
+    assert told.data == {"holders": [{"pid": 7, "uid": 8}], "after": 1.0}
 
 
 def test_a_line_of_the_supervisor_itself_has_no_share() -> None:

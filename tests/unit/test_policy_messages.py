@@ -292,7 +292,7 @@ RESERVED = [
     single(
         "known but not yet: keys",
         f"{SHARE}posix_acl = true\nxattrmap = []\n[cache]\ndirect_io = true\n"
-        "[identity]\ntranslate = []\n[sandbox]\nuser_namespace = false\n[worker]\nprogram = []\npoll-budget = 1\n",
+        "[identity]\ntranslate = []\n[sandbox]\nuser_namespace = false\n[worker]\npoll-budget = 1\n",
     ),
     single("known but not yet: of a socket", SHARE + 'socket = { owner = "root", label = "x" }\n'),
 ]
