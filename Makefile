@@ -18,6 +18,7 @@ help:
 	@echo "make lint        ruff, mypy, rustfmt, clippy"
 	@echo "make docs        the pages that are made from the code"
 	@echo "make bench       figures: connect to INIT, memory, speed beside stock virtiofsd"
+	@echo "make soak        200 shares under one serve for ten minutes, and everything that can happen to them (SECONDS=, SEED=)"
 	@echo "make fresh       the demo in an empty Debian 12, from the last commit"
 	@echo "make fuzz        each parser of the worker under libFuzzer for a minute"
 	@echo "make fuzz-policy the loader of policy files under libFuzzer for a minute"
@@ -115,14 +116,19 @@ bench: build
 	cargo build --quiet --locked --release --package vhost-load
 	$(BIN)/python -m tests.bench.run
 
+# SECONDS, SHARES and SEED may be set; the seed of a run is printed first.
+.PHONY: soak
+soak: build
+	$(BIN)/python -m tests.soak.run --shares $(or $(SHARES),200) --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
+
 # What a compromised worker tries and what stops it, run and written into docs/escape-table.md (as root).
 .PHONY: escape-table
 escape-table: build
 	$(BIN)/python -m tests.escape.table
 
-# Fuzzing with rustc's own coverage; found inputs stay in build/fuzz/corpus. TARGET names one, SECONDS the time of each.
+# Fuzzing with rustc's own coverage; found inputs stay in build/fuzz/corpus. TARGET names one, SECONDS the time of each (60).
 TARGET ?= control_message configuration vhost_user_message vring patterns fuse_request
-SECONDS ?= 60
+FUZZ_SECONDS = $(or $(SECONDS),60)
 FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Ccodegen-units=1 -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares
@@ -133,7 +139,7 @@ fuzz:
 	    --target x86_64-unknown-linux-gnu --target-dir build/fuzz/target
 	for target in $(TARGET); do mkdir -p build/fuzz/corpus/$$target && \
 	    tests/guard.py --work build/fuzz -- build/fuzz/target/x86_64-unknown-linux-gnu/release/$$target \
-	    -max_total_time=$(SECONDS) -artifact_prefix=build/fuzz/ build/fuzz/corpus/$$target || exit 1; done
+	    -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/fuzz/ build/fuzz/corpus/$$target || exit 1; done
 
 # The same for policy files, in Python: atheris is libFuzzer with the interpreter's own coverage.
 .PHONY: fuzz-policy
@@ -141,4 +147,4 @@ fuzz-policy: build
 	$(BIN)/pip install --quiet atheris
 	mkdir -p build/fuzz/corpus/policy && cp policies/examples/*.toml build/fuzz/corpus/policy
 	tests/guard.py --work build/fuzz -- $(BIN)/python -m tests.fuzz.policy build/fuzz/policy \
-	    -max_total_time=$(SECONDS) -artifact_prefix=build/fuzz/ build/fuzz/corpus/policy
+	    -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/fuzz/ build/fuzz/corpus/policy

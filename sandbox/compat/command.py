@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import textwrap
 from collections.abc import Sequence
@@ -146,6 +145,9 @@ def _serve(request: Request) -> int:
 
 
 def _version() -> str:
+    # Not for a process that stays with its virtual machine.
+    import importlib.metadata  # noqa: PLC0415
+
     return f"virtiofs-sandbox {importlib.metadata.version('virtiofs-sandbox')}"
 
 
