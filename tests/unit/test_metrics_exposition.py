@@ -154,4 +154,7 @@ def test_the_table_of_the_docs_is_that_of_the_code() -> None:
         for metric in METRICS
     )
     section_holds(PAGE, "shares", f"| metric | kind | labels besides `share` | |\n| --- | --- | --- | --- |\n{rows}")
+    named = {f"{PREFIX}{metric.name}" for metric in METRICS} | {metric.name for metric in OWN_METRICS}
+    for found in re.findall(rf"{PREFIX}[a-z_]+", PAGE.read_text()):
+        assert found.removesuffix("_bucket") in named, "in an example"
     section_holds(PAGE, "supervisor", f"| metric | |\n| --- | --- |\n{own}")
