@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from virtiofs_sandbox.ipc.exits import Ending
-from virtiofs_sandbox.ipc.stats import INDEXES, WORDS, Statistics, decode
+from virtiofs_sandbox.ipc.stats import INDEXES, WORDS, Ring, Statistics, decode
 from virtiofs_sandbox.supervisor.events import Event, WorkerEnded
 from virtiofs_sandbox.supervisor.tallies import Tallies, Tally
 
@@ -34,6 +34,15 @@ def test_a_total_is_what_ended_workers_said_last_and_the_live_ones_say_now() -> 
     total = tally.total([page(requests=1, inodes=2), page(requests=2, inodes=3)])
     assert (total.requests, total.bytes_read, total.inodes) == (8, 100, 5)
     assert (tally.total([]).requests, tally.total([]).inodes) == (5, 0)
+
+
+def test_rings_hold_together_what_each_worker_holds_and_the_highest_is_that_of_one() -> None:
+    def ring(depth: int, highest: int) -> Statistics:
+        return decode([0] * 256 + [depth, highest, 1, 2] + [0] * (WORDS - 260))
+
+    tally = Tally()
+    tally.note(ended(ring(9, 9)))
+    assert tally.total([ring(2, 5), ring(3, 4)]).rings == {0: Ring(depth=5, highest=5, batches=3, answers=6)}
 
 
 def test_the_oldest_request_is_that_of_whichever_worker_has_been_at_it_longest() -> None:
