@@ -90,7 +90,7 @@ lint: build
 
 .PHONY: test
 test: lint guests build/stage/.made
-	@$(REQUIRE) callers disks libvirt
+	@$(REQUIRE) callers disks libvirt systemd
 	cargo test --quiet --locked
 	$(BIN)/pytest -m 'not slow'
 
@@ -98,6 +98,7 @@ test: lint guests build/stage/.made
 test-slow: build guests build/stage/.made
 	@$(REQUIRE) disks libvirt fresh
 	@packaging/setup/newer-libvirt
+	@packaging/setup/service-manager
 	$(BIN)/pytest -m slow
 
 .PHONY: fresh

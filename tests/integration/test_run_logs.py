@@ -143,6 +143,6 @@ def test_interrupted_it_ends_without_a_word(run: Running) -> None:
 def test_whoever_asks_for_a_share_that_does_not_run_is_told_so(tmp_path: Path) -> None:
     asked = logs(tmp_path, "data")
     assert (asked.returncode, asked.stdout) == (1, "")
-    assert asked.stderr.startswith("virtiofs-sandbox logs: no share called 'data' runs here: nobody answers on ")
+    assert asked.stderr.startswith("virtiofs-sandbox logs: no share called 'data' runs here: nobody answers in ")
     assert logs(tmp_path).stderr.startswith("virtiofs-sandbox logs: no share runs: nobody answers in")
     assert logs(tmp_path, "-n", "-1").returncode == 2
