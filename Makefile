@@ -11,13 +11,14 @@ SOURCES := $(shell find worker/src sandbox ipc policies -name '*.rs' -o -name '*
 .PHONY: help
 help:
 	@echo "make build       virtual environment and worker: .venv/bin/virtiofs-sandbox, .venv/bin/virtiofs-worker"
-	@echo "make install     puts it in place: DESTDIR= PREFIX=/usr/local SYSCONFDIR=/etc; make uninstall takes it away"
+	@echo "make install     puts it in place: DESTDIR= PREFIX=/usr/local; make uninstall takes it away"
 	@echo "make demo        a real guest on a share, here and now (lists what it installs and asks first)"
 	@echo "make test        lint and all tests but the slow ones; what continuous integration runs"
 	@echo "make test-slow   the rest: minutes long, installs a Debian below build/"
 	@echo "make lint        ruff, mypy, rustfmt, clippy"
 	@echo "make docs        the pages that are made from the code"
 	@echo "make bench       figures: connect to INIT, memory, speed beside stock virtiofsd"
+	@echo "make soak        200 shares under one serve for ten minutes, and everything that can happen to them (SECONDS=, SEED=)"
 	@echo "make fresh       the demo in an empty Debian 12, from the last commit"
 	@echo "make fuzz        each parser of the worker under libFuzzer for a minute"
 	@echo "make fuzz-policy the loader of policy files under libFuzzer for a minute"
@@ -44,7 +45,6 @@ $(VENV)/.built: $(VENV)/.venv pyproject.toml setup.py Cargo.toml Cargo.lock work
 
 # Only the first builds and needs a network; so as a user: make build/stage/.made && sudo make install PREFIX=/usr
 PREFIX ?= /usr/local
-SYSCONFDIR ?= /etc
 # What runs the installed command: not the virtual environment's.
 INSTALL_PYTHON ?= /usr/bin/python3
 build/stage/.made: $(VENV)/.built packaging/stage
@@ -53,17 +53,23 @@ build/stage/.made: $(VENV)/.built packaging/stage
 
 .PHONY: install
 install: build/stage/.made
-	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' packaging/install put
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' packaging/install put
 
 .PHONY: uninstall
 uninstall:
-	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' packaging/install remove
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' packaging/install remove
 
 # Programs that guests are made of: installed packages, and a kernel below build/.
 .PHONY: guests
 guests:
 	@$(REQUIRE) uml qemu tools
 	@packaging/setup/guest-kernel
+
+# Stock virtiofsd, which serves shares in our jail and beside which ours is measured. Debian 12 has none of its own.
+.PHONY: peer
+peer:
+	@packaging/setup/fetch trixie build/peer virtiofsd libc6 libcap-ng0 libgcc-s1 libseccomp2 || \
+	    echo "make: stock virtiofsd could not be fetched; the tests with it will be skipped and say so" >&2
 
 .PHONY: demo
 demo:
@@ -89,13 +95,13 @@ lint: build
 	cargo clippy --quiet --locked --all-targets -- -D warnings
 
 .PHONY: test
-test: lint guests build/stage/.made
+test: lint guests peer build/stage/.made
 	@$(REQUIRE) callers disks libvirt systemd
 	cargo test --quiet --locked
 	$(BIN)/pytest -m 'not slow'
 
 .PHONY: test-slow
-test-slow: build guests build/stage/.made
+test-slow: build guests peer build/stage/.made
 	@$(REQUIRE) disks libvirt fresh
 	@packaging/setup/newer-libvirt
 	@packaging/setup/service-manager
@@ -112,19 +118,23 @@ clean:
 
 # Figures of this machine, beside stock virtiofsd (Debian 13's, unpacked below build/ with its libraries).
 .PHONY: bench
-bench: build
-	@packaging/setup/fetch trixie build/peer virtiofsd libc6 libcap-ng0 libgcc-s1 libseccomp2
+bench: build peer
 	cargo build --quiet --locked --release --package vhost-load
 	$(BIN)/python -m tests.bench.run
+
+# SECONDS, SHARES and SEED may be set; the seed of a run is printed first.
+.PHONY: soak
+soak: build
+	$(BIN)/python -m tests.soak.run --shares $(or $(SHARES),200) --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
 
 # What a compromised worker tries and what stops it, run and written into docs/escape-table.md (as root).
 .PHONY: escape-table
 escape-table: build
 	$(BIN)/python -m tests.escape.table
 
-# Fuzzing with rustc's own coverage; found inputs stay in build/fuzz/corpus. TARGET names one, SECONDS the time of each.
+# Fuzzing with rustc's own coverage; found inputs stay in build/fuzz/corpus. TARGET names one, SECONDS the time of each (60).
 TARGET ?= control_message configuration vhost_user_message vring patterns fuse_request
-SECONDS ?= 60
+FUZZ_SECONDS = $(or $(SECONDS),60)
 FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Ccodegen-units=1 -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares
@@ -135,7 +145,7 @@ fuzz:
 	    --target x86_64-unknown-linux-gnu --target-dir build/fuzz/target
 	for target in $(TARGET); do mkdir -p build/fuzz/corpus/$$target && \
 	    tests/guard.py --work build/fuzz -- build/fuzz/target/x86_64-unknown-linux-gnu/release/$$target \
-	    -max_total_time=$(SECONDS) -artifact_prefix=build/fuzz/ build/fuzz/corpus/$$target || exit 1; done
+	    -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/fuzz/ build/fuzz/corpus/$$target || exit 1; done
 
 # The same for policy files, in Python: atheris is libFuzzer with the interpreter's own coverage.
 .PHONY: fuzz-policy
@@ -143,4 +153,4 @@ fuzz-policy: build
 	$(BIN)/pip install --quiet atheris
 	mkdir -p build/fuzz/corpus/policy && cp policies/examples/*.toml build/fuzz/corpus/policy
 	tests/guard.py --work build/fuzz -- $(BIN)/python -m tests.fuzz.policy build/fuzz/policy \
-	    -max_total_time=$(SECONDS) -artifact_prefix=build/fuzz/ build/fuzz/corpus/policy
+	    -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/fuzz/ build/fuzz/corpus/policy

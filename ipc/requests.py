@@ -20,6 +20,8 @@ LENGTH_BYTES = _LENGTH.size
 # What one list of a reply may take, so that every reply fits; and the list of all shares.
 _LIST_BYTES = 16 * 1024
 LISTING_BYTES = MAX_REPLY_BYTES - 4096
+# Figures are asked for again and again: what is told at once is some milliseconds' work.
+FIGURES_BYTES = 64 * 1024
 _SENTENCE_CHARACTERS = 2048
 MAX_ASSIGNMENTS = 64
 
@@ -270,8 +272,8 @@ class Listing(_Document, frozen=True, tag_field="reply", tag="list"):
 class ShareFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one share has done since it came into service, over all its workers as they claim it, and has now.
 
-    *client* is one of *clients* monitors. *latency*: of each class, requests by how long they took, in the buckets of
-    ipc/README.md, without the zeros at the end.
+    *client* is the first of *clients* monitors. *latency*: of each class, requests by how long they took, in the
+    buckets of ipc/README.md, without the zeros at the end.
     """
 
     share: str
@@ -295,7 +297,7 @@ class ShareFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Figures(_Document, frozen=True, kw_only=True, tag_field="reply", tag="figures"):
-    """Shares by name. *at*: seconds of CLOCK_MONOTONIC. *more*: others come behind the last one."""
+    """Shares in service, by name. *at*: seconds of CLOCK_MONOTONIC. *more*: others come behind the last one."""
 
     at: float
     shares: tuple[ShareFigures, ...]
@@ -339,7 +341,9 @@ def words(text: object) -> str:
 
 
 def fitting(items: Iterable[T], most: int = _LIST_BYTES) -> tuple[T, ...]:
-    """The first of *items*, as many as go into *most* bytes. No more than one too many is made."""
+    """The first of *items*, as many as one list of a reply may hold: *most* bytes, where it has only one. No more than
+    one too many is made.
+    """
     kept, left = [], most
     for item in items:
         left -= len(msgspec.json.encode(item)) + 1

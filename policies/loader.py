@@ -23,8 +23,8 @@ __all__ = ["PolicyError", "Site", "default_directory", "find", "load", "load_dir
 @dataclass(frozen=True)
 class Site:
     """What defaults.toml says of the whole machine; *origins* as in Policy. *warm*: how many shares of one supervisor
-    keep a worker warm. *metrics*: where they are told. *minimum* is the default of sandbox.minimum, None where it is
-    not said.
+    keep a worker warm. *minimum* is the default of sandbox.minimum, None where it is not said. *metrics*: where
+    they are told.
     """
 
     require_policy: bool = False

@@ -152,7 +152,8 @@ def _socket(policy: Policy, arguments: Arguments) -> Socket:
     socket = policy.socket
     said = {"share.socket.mode", "share.socket.group"} & set(policy.origins)
     mode = socket.mode & PRIVATE if arguments.private and not said else socket.mode
-    return Socket(
+    return replace(
+        socket,
         path=arguments.socket or socket.path,
         mode=mode if arguments.socket_mode is None else arguments.socket_mode,
         group=socket.group if arguments.socket_group is None else arguments.socket_group,
@@ -325,6 +326,13 @@ ROWS = (
         {Effect.NEUTRAL: ""},
         "What is logged goes to whoever started the command, and gives the guest nothing.",
         lambda arguments, policy: _given(arguments.log_level, NEUTRAL),
+    ),
+    Row(
+        "--log-format",
+        "share.log_level",
+        {Effect.NEUTRAL: ""},
+        "How the lines look that are logged.",
+        lambda arguments, policy: None,
     ),
     Row(
         "--control-dir",

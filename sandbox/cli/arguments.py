@@ -71,18 +71,6 @@ def control_directory_of(options: argparse.Namespace) -> Path:
     return control_directory() if options.control_dir is None else Path(os.path.abspath(options.control_dir))
 
 
-def add_log_format(parser: argparse.ArgumentParser) -> None:
-    """--log-format; output.form_of gives what its value comes to."""
-    parser.add_argument(
-        "--log-format",
-        type=LogForm,
-        choices=list(LogForm),
-        metavar="{text,json,journal}",
-        help="lines for people or JSON on standard error, or systemd's journal "
-        "(default: journal where standard error leads there, else text)",
-    )
-
-
 def add_metrics(parser: argparse.ArgumentParser, otherwise: str) -> None:
     """--metrics; *otherwise* says what holds without it."""
     parser.add_argument(
@@ -98,6 +86,18 @@ def metrics(text: str) -> MetricsAddress:
         return metrics_address(text if ":" in text or text.startswith("/") else os.path.abspath(text))
     except Refused as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def add_log_format(parser: argparse.ArgumentParser) -> None:
+    """--log-format; output.form_of gives what its value comes to."""
+    parser.add_argument(
+        "--log-format",
+        type=LogForm,
+        choices=list(LogForm),
+        metavar="{text,json,journal}",
+        help="lines for people or JSON on standard error, or systemd's journal "
+        "(default: journal where standard error leads there, else text)",
+    )
 
 
 def tag(text: str) -> str:

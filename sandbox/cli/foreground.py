@@ -44,7 +44,7 @@ def listener(arguments: Arguments, wanted: Offer, passed: PassedSockets | None =
     if wanted.socket is None:
         assert arguments.fd is not None  # noqa: S101 - for mypy: one of the two is there
         return Listener.adopt(arguments.fd)
-    found = None if passed is None else passed.listener(wanted.share.name, wanted.socket.path)
+    found = None if passed is None or wanted.policy is None else passed.listener(wanted.policy)
     return found or bind(wanted.socket)
 
 
@@ -75,11 +75,11 @@ def serve(
     directory: Path,
     *,
     control: Path,
-    metrics: MetricsAddress | None = None,
-    worker: Path | None,
+    worker: Path,
     zygote: Zygote,
     form: Form | None = None,
     log_format: LogForm | None = None,
+    metrics: MetricsAddress | None = None,
     passed: tuple[tuple[str, int], ...] = (),
     notifier: Notifier | None = None,
 ) -> int:
@@ -125,10 +125,10 @@ def serve(
         launching,
         lambda: form.listen(arguments, wanted, sockets),
         control=control,
-        metrics=metrics,
         reload=reload if wanted.policy is not None else None,
         form=form,
         log_format=log_format,
+        metrics=metrics,
         notifier=notifier,
     )
 
@@ -140,10 +140,10 @@ def hold(
     listen: Callable[[], Listener],
     *,
     control: Path,
-    metrics: MetricsAddress | None = None,
     reload: Reload | None = None,
     form: Form | None = None,
     log_format: LogForm | None = None,
+    metrics: MetricsAddress | None = None,
     notifier: Notifier | None = None,
 ) -> int:
     """Serves until a signal; returns the exit status. SIGHUP reloads where there is something to.
@@ -171,11 +171,11 @@ def hold(
                     None if wanted.policy is None else wanted.policy.file,
                 ),
                 spares=Spares(form.warm),
+                metrics=metrics,
                 once=None if persistent else departures.append,
                 follow_cgroup=form.follow_cgroup,
                 recent=recent,
                 notifier=notifier,
-                metrics=metrics,
             )
         )
     except (ListenError, StartError) as error:
@@ -190,7 +190,8 @@ def bind(socket: Socket, *, instead_of: Listener | None = None) -> Listener:
     """The socket of a policy, in place of another listener of ours if there is one. Raises ListenError."""
     if socket.path.parent == socket_directory():
         _make_directory(socket.path.parent, socket.path, "share.socket or --socket")
-    return Listener.bind(SocketFile(socket.path, socket.mode, socket.group), instead_of=instead_of)
+    file = SocketFile(socket.path, socket.mode, socket.group, socket.owner, socket.label)
+    return Listener.bind(file, instead_of=instead_of)
 
 
 def _status(departures: Sequence[Departure]) -> Status:

@@ -9,7 +9,7 @@ from virtiofs_sandbox.cli.rates import Look, rates
 from virtiofs_sandbox.cli.standing import sockets
 from virtiofs_sandbox.cli.top_report import Row
 from virtiofs_sandbox.ipc.requests import Figures, ReadFigures
-from virtiofs_sandbox.policies.places import control_socket
+from virtiofs_sandbox.policies.places import control_socket, serve_socket
 
 
 class LookError(Exception):
@@ -26,25 +26,34 @@ class Looking:
 
     def again(self) -> list[Row]:
         """What shares did since the last time. Raises LookError."""
-        looks = self._looks()
+        looks = self._all() if self._name is None else self._one(self._name)
         rows = [Row(look, rates(self._seen.get(name), look)) for name, look in looks.items()]
         self._seen = looks
         return rows
 
-    def _looks(self) -> dict[str, Look]:
+    def _all(self) -> dict[str, Look]:
         looks: dict[str, Look] = {}
-        paths = sockets(self._directory) if self._name is None else [control_socket(self._name, self._directory)]
-        for path in paths:
+        for path in sockets(self._directory):
             try:
-                looks |= _ask(path, self._name)
-            except asking.NotRunningError as error:
-                if self._name is not None:
-                    raise LookError(f"no share called {self._name!r} runs here: {error}") from error
-            except (asking.NotAnsweredError, asking.RefusedError) as error:
+                looks |= _ask(path, None)
+            except (asking.NotRunningError, asking.NotAnsweredError, asking.RefusedError):
                 # One that does not answer keeps nobody from seeing the others.
-                if self._name is not None:
-                    raise LookError(str(error)) from error
+                continue
         return looks
+
+    def _one(self, name: str) -> dict[str, Look]:
+        try:
+            try:
+                return _ask(control_socket(name, self._directory), name)
+            except asking.NotRunningError as error:
+                try:
+                    return _ask(serve_socket(self._directory), name)
+                except asking.NotRunningError:
+                    raise error from None
+        except asking.NotRunningError as error:
+            raise LookError(f"no share called {name!r} runs here: {error}") from error
+        except (asking.NotAnsweredError, asking.RefusedError) as error:
+            raise LookError(str(error)) from error
 
 
 def _ask(path: Path, name: str | None) -> dict[str, Look]:

@@ -25,6 +25,7 @@ from virtiofs_sandbox.supervisor.events import (
     LinesLost,
     Listening,
     Reloaded,
+    ShareStarting,
 )
 from virtiofs_sandbox.supervisor.loglines import printable
 from virtiofs_sandbox.supervisor.recent import Recent
@@ -63,6 +64,8 @@ class Output:
         """Never waits, and never fails: a reader that is gone or does not read ends no service."""
         match event:
             case Listening():
+                self._levels[event.share] = event.serves.log_level
+            case ShareStarting():
                 self._levels[event.share] = event.serves.log_level
             case Reloaded():
                 self._levels[event.share] = event.log_level

@@ -33,9 +33,10 @@ def show(look: Callable[[], list[Row]], interval: float, order: str) -> Status:
 
 
 def _run(window: curses.window, look: Callable[[], list[Row]], interval: float, order: str) -> None:
-    with contextlib.suppress(curses.error):
-        # Some terminals cannot hide it.
-        curses.curs_set(0)
+    # Some terminals have neither colours nor a cursor that can be hidden.
+    for prepare in (curses.use_default_colors, lambda: curses.curs_set(0)):
+        with contextlib.suppress(curses.error):
+            prepare()
     rows, due, first = look(), time.monotonic() + min(interval, 0.5), 0
     while True:
         first = max(0, min(first, len(rows) - 1))

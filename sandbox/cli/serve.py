@@ -27,7 +27,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     arguments.add_policy_dir(parser)
     arguments.add_control_dir(parser)
     arguments.add_log_format(parser)
-    arguments.add_metrics(parser, "site.metrics of defaults.toml, else nowhere")
+    arguments.add_metrics(parser, "site.metrics of defaults.toml")
     parser.add_argument(
         "--worker", metavar="PATH", type=Path, help=f"another binary than the {WORKER} beside this command (for tests)"
     )

@@ -24,7 +24,7 @@ from virtiofs_sandbox.supervisor.berth import Ground
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError
 from virtiofs_sandbox.supervisor.notify import Notifier
 from virtiofs_sandbox.supervisor.recent import Recent
-from virtiofs_sandbox.supervisor.resident import Fleeting, run_fleet
+from virtiofs_sandbox.supervisor.serving import Fleeting, run_fleet
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.zygotes import Launching, Z
 
@@ -57,7 +57,7 @@ def serve(
     metrics: MetricsAddress | None = None,
 ) -> int:
     """Serves until a signal; returns the exit status. *passed* are the inherited sockets, *control* is the directory of
-    the control socket. Prometheus is told on *metrics*, or where the site says.
+    the control socket; Prometheus is told on *metrics*, or where the site says.
     """
     planner = Planner(worker)
     launching = Launching(zygote, Zygote.start, Launcher)
@@ -121,7 +121,7 @@ def hold(
 
 
 def _listener(policy: Policy, before: Listener | None, sockets: PassedSockets) -> Listener:
-    return sockets.listener(policy.name, policy.socket.path) or bind(policy.socket, instead_of=before)
+    return sockets.listener(policy) or bind(policy.socket, instead_of=before)
 
 
 def _allow_many_descriptors() -> None:

@@ -135,7 +135,6 @@ def _all(options: argparse.Namespace) -> int:
 
 
 def sockets(directory: Path) -> list[Path]:
-    """The control sockets there are; somebody may answer on them."""
     from virtiofs_sandbox.policies.places import CONTROL_SUFFIX  # noqa: PLC0415
 
     try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,12 @@ from virtiofs_sandbox.cli.status import EPILOG, Status
 from virtiofs_sandbox.cli.text import STANDARD_OUTPUT, complain, write_line
 from virtiofs_sandbox.compat import machine
 from virtiofs_sandbox.compat.meaning import Caller, Meaning, Question
-from virtiofs_sandbox.compat.options import OPTIONS
+from virtiofs_sandbox.compat.options import OPTIONS, Outcome
 from virtiofs_sandbox.compat.parsing import UsageError, parse
 from virtiofs_sandbox.policies.narrowing import Arguments
 from virtiofs_sandbox.policies.places import control_directory, default_directory
 from virtiofs_sandbox.policies.share import ShareError, resolve_source
+from virtiofs_sandbox.supervisor import footprint
 
 if TYPE_CHECKING:
     from virtiofs_sandbox.policies.offer import Offer
@@ -104,6 +105,7 @@ def _serve(request: Request) -> int:
     except LaunchError as error:
         complain(AS, error)
         return Status.FAILED
+    footprint.load_asyncio()
     from virtiofs_sandbox.cli import foreground  # noqa: PLC0415
     from virtiofs_sandbox.compat.pidfile import PidFile  # noqa: PLC0415
 
@@ -135,6 +137,7 @@ def _serve(request: Request) -> int:
                 worker=worker,
                 zygote=zygote,
                 form=form,
+                log_format=meaning.log_format,
             )
         except foreground.MissingArgumentError as error:
             complain(AS, error)
@@ -142,6 +145,9 @@ def _serve(request: Request) -> int:
 
 
 def _version() -> str:
+    # Not for a process that stays with its virtual machine.
+    import importlib.metadata  # noqa: PLC0415
+
     return f"virtiofs-sandbox {importlib.metadata.version('virtiofs-sandbox')}"
 
 
@@ -150,5 +156,9 @@ def _help() -> str:
     for option in OPTIONS:
         if option.names:
             names = ", ".join(option.names) + (f" {option.value}" if option.value else "")
-            lines.append(f"  {names:34} {option.means}".rstrip())
-    return "\n".join([*lines, "", EPILOG])
+            outcomes = (
+                f"{outcome.value}: {when}" for outcome, when in option.outcomes.items() if outcome is Outcome.WARNING
+            )
+            text = option.means or "; ".join(outcomes)
+            lines += textwrap.wrap(f"{names:32}{text}", 100, initial_indent="  ", subsequent_indent=" " * 34)
+    return "\n".join([*lines, "", *textwrap.wrap(EPILOG, 100)])

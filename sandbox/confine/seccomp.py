@@ -81,7 +81,7 @@ def program(key: int, needs: Needs = EVERYTHING, refusal: Refusal = Refusal.ERRN
     return _compiled(allowed, calls.KILLED, Refusal.ERRNO if refusal is Refusal.TRAP else refusal)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=16)
 def role_programs(needs: Needs = EVERYTHING, refusal: Refusal = Refusal.ERRNO) -> RoleFilters:
     """The second stage of each role, loaded over the first one: the same object for all shares of the same kind."""
     programs = {
@@ -106,7 +106,7 @@ def waiting_program() -> bytes:
     return _exported(compiled)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)
 def unlogged_program() -> bytes:
     """The program for refusals that are no news: it is loaded beside the other one, without FLAGS.
 

@@ -26,7 +26,7 @@ from virtiofs_sandbox.supervisor.reloader import Reload, Reloader
 from virtiofs_sandbox.supervisor.service import Service, StartError
 from virtiofs_sandbox.supervisor.sharing import Sharing
 from virtiofs_sandbox.supervisor.spares import Spares
-from virtiofs_sandbox.supervisor.tallies import Tallies, Tally
+from virtiofs_sandbox.supervisor.tallies import Tallies
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.watching import Watching
 from virtiofs_sandbox.supervisor.worker import Terms, Worker, launch_worker
@@ -74,6 +74,7 @@ class ActiveShare:
         """
         self.name = share.name
         self.policy = policy
+        self.tally = common.tallies.begin(share.name)
         self._common = common
         self._plan = plan
         self._follow_cgroup = follow_cgroup
@@ -90,11 +91,6 @@ class ActiveShare:
         )
         self.reloader = Reloader(self.service, self.groups, reload, common.refusals, common.sink, sharing=self.sharing)
         self.answers = ShareAnswers(self.service, self.groups, self.reloader, policy, common.sink, sharing=self.sharing)
-
-    @property
-    def tally(self) -> Tally:
-        """What has happened to it, and what its workers have counted."""
-        return self._common.tallies.of(self.name)
 
     async def start(self) -> None:
         """Makes the control groups, and returns once a worker is warm in them, or at once where the budget of spares
@@ -125,7 +121,7 @@ class ActiveShare:
         finally:
             self.sharing.close()
             left = await self.groups.close()
-            self._common.tallies.forget(self.name)
+            self._common.tallies.end(self.name, self.tally)
         if left:
             self._common.sink(GroupsLeft(self.name, left))
         return clean and not left

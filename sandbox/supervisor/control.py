@@ -30,6 +30,7 @@ from virtiofs_sandbox.supervisor.events import ControlFailed, ControlRefused, Si
 from virtiofs_sandbox.supervisor.listener import Listener
 
 _SECONDS = 5.0
+_LAST_SECONDS = 0.2
 
 
 Answer = Callable[[Request, Peer], Awaitable[Reply]]
@@ -60,7 +61,7 @@ class ControlSocket:
 
     async def close(self) -> None:
         """No more questions; what is under way is soon cut short, and the file of the socket is gone."""
-        await self._conversations.close()
+        await self._conversations.close(_LAST_SECONDS)
 
     def _complain(self, reason: str) -> None:
         self._sink(ControlFailed(self._share, reason))

@@ -33,8 +33,8 @@ class Conversations:
         self._closed = False
         self._accept_again()
 
-    async def close(self) -> None:
-        """Accepts no more; what is under way is soon cut short, and the file of the socket is gone."""
+    async def close(self, seconds: float) -> None:
+        """Accepts no more; what is under way is cut short after *seconds*, and the file of the socket is gone."""
         self._closed = True
         self._loop.remove_reader(self._listener.fileno())
         if self._pause is not None:
@@ -43,7 +43,7 @@ class Conversations:
         tasks = tuple(self._tasks)
         if tasks:
             # An answer that is made has time to be sent.
-            await asyncio.wait(tasks, timeout=_LAST_SECONDS)
+            await asyncio.wait(tasks, timeout=seconds)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -576,6 +576,18 @@ class ControlFailed(Event):
 
 
 @dataclass(frozen=True)
+class ShareStarting(Event):
+    """One of several shares is about to be started, as what it *serves* says."""
+
+    serves: Share
+
+    _LEVEL = LogLevel.DEBUG
+
+    def __str__(self) -> str:
+        return "starting"
+
+
+@dataclass(frozen=True)
 class ShareFailed(Event):
     """It cannot be started. *repeated*: for the reason that was told last time."""
 

@@ -12,12 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from virtiofs_sandbox.ipc.requests import LISTING_BYTES, Figures, Identity, ShareFigures, fitting
+from virtiofs_sandbox.ipc.requests import FIGURES_BYTES, Figures, Identity, ShareFigures, fitting
 from virtiofs_sandbox.ipc.stats import Statistics
 from virtiofs_sandbox.policies.share import Share, Tier
 from virtiofs_sandbox.supervisor.active import ActiveShare
 from virtiofs_sandbox.supervisor.clients import Peer
-from virtiofs_sandbox.supervisor.service import Service
 from virtiofs_sandbox.supervisor.states import State
 from virtiofs_sandbox.supervisor.tallies import Tally
 
@@ -54,7 +53,7 @@ def read(active: ActiveShare) -> Reading:
         tier=service.terms.plan.tier,
         policy=active.policy,
         workers=Counter(slot.state for slot in service.slots),
-        clients=_clients(service),
+        clients=service.clients,
         restarts=service.restarts,
         total=active.tally.total(one for one in found if one is not None),
         tally=active.tally,
@@ -65,13 +64,13 @@ def read(active: ActiveShare) -> Reading:
 def figures(shares: Iterable[ActiveShare], after: str | None) -> Figures:
     """Of *shares* those whose names come behind *after*, as many as one reply may hold."""
     behind = sorted((one for one in shares if after is None or one.name > after), key=lambda one: one.name)
-    told = fitting(_figures(behind), LISTING_BYTES)
+    told = fitting(_figures(behind), FIGURES_BYTES)
     return Figures(at=time.monotonic(), shares=told, more=len(told) < len(behind))
 
 
 def _figures(shares: Iterable[ActiveShare]) -> Iterator[ShareFigures]:
     for active in shares:
-        clients = _clients(active.service)
+        clients = active.service.clients
         found = (slot.statistics() for slot in active.service.slots)
         total = active.tally.total(one for one in found if one is not None)
         yield ShareFigures(
@@ -94,10 +93,6 @@ def _figures(shares: Iterable[ActiveShare]) -> Iterator[ShareFigures]:
             descriptors=_cut(total.descriptors),
             depth=_cut(sum(ring.depth for ring in total.rings.values())),
         )
-
-
-def _clients(service: Service) -> tuple[Peer, ...]:
-    return tuple(slot.peer for slot in service.slots if slot.peer is not None and slot.state is State.SERVING)
 
 
 def _without_tail(counts: tuple[int, ...]) -> tuple[int, ...]:

@@ -346,6 +346,7 @@ class Service:
         departed = self._line.drop_departed()
         if departed:
             self._sink(ClientsGaveUp(self._share, departed))
+            self._note_hang_up()
         self._provide()
         self._share_out()
         if self._seat():
@@ -416,7 +417,7 @@ class Service:
             self._sink(BackingOff(self._share, self._backoff.failures, delay))
 
     def _take_back(self, client: Client) -> None:
-        if self._stopping:
+        if self._stopping or self._listener is None:
             client.close()
         else:
             self._line.rejoin(client)
@@ -437,6 +438,11 @@ class Service:
             self._departure.set_result(
                 Departure(clean=False, protocol_error=False, reason=f"no worker gets ready: {slot.failure}")
             )
+
+    def _note_hang_up(self) -> None:
+        """The first client may be gone before it is served."""
+        if not (self._departure.done() or self._holders or self._line):
+            self._departure.set_result(Departure(clean=True, protocol_error=False, reason="the client hung up at once"))
 
     def _seat(self) -> bool:
         """Gives a place, if one is free, to whoever is first in line. The others must have made room by then: of the

@@ -79,14 +79,19 @@ class Tallies:
         self._sink = sink
         self._shares: dict[str, Tally] = {}
 
-    def of(self, share: str) -> Tally:
-        return self._shares.setdefault(share, Tally())
+    def begin(self, share: str) -> Tally:
+        """It comes into service."""
+        self._shares[share] = Tally()
+        return self._shares[share]
 
-    def forget(self, share: str) -> None:
-        """It is in service no more."""
-        self._shares.pop(share, None)
+    def end(self, share: str, tally: Tally) -> None:
+        """It is in service no more; one that has come under its name meanwhile is."""
+        if self._shares.get(share) is tally:
+            del self._shares[share]
 
     def show(self, event: Event) -> None:
         """Counts *event*, and passes it on."""
-        self.of(event.share).note(event)
+        tally = self._shares.get(event.share)
+        if tally is not None:
+            tally.note(event)
         self._sink(event)

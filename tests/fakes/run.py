@@ -25,6 +25,7 @@ def main() -> int:
         lambda: foreground.listener(request.arguments, wanted),
         control=request.control,
         log_format=options.log_format,
+        metrics=options.metrics,
     )
 
 

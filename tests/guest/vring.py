@@ -166,8 +166,10 @@ class Ring:
         return head, length
 
     def _readable(self, connection: socket.socket, seconds: float) -> list[int]:
-        ready, _, _ = select.select([self.call_fd, self.error_fd, connection.fileno()], [], [], seconds)
-        return ready
+        poll = select.poll()
+        for number in (self.call_fd, self.error_fd, connection.fileno()):
+            poll.register(number, select.POLLIN)
+        return [number for number, _ in poll.poll(seconds * 1000)]
 
     def _device_index(self) -> int:
         (index,) = struct.unpack("<H", self.memory.read(self.used + 2, 2))

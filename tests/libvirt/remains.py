@@ -10,7 +10,7 @@ from tests.libvirt.host import Host
 
 CGROUPS = Path("/sys/fs/cgroup")
 # Where libvirt keeps the sockets and pid files of what runs; logs and its own state of definitions stay.
-PLACES = ("/run/libvirt/qemu", "/run/virtiofs-sandbox", "/var/lib/libvirt/qemu")
+PLACES = ("/run/libvirt/qemu", "/run/virtiofs-sandbox", "/var/lib/libvirt")
 
 
 @dataclass(frozen=True)

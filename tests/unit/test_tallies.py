@@ -57,12 +57,18 @@ def test_no_counter_falls_when_a_worker_ends_whatever_it_claimed(pages: list[lis
     assert (after.inodes, after.oldest_start) == (0, 0)
 
 
-def test_every_event_is_passed_on_and_a_share_that_was_forgotten_begins_anew() -> None:
+def test_every_event_is_passed_on_and_counted_for_the_share_that_is_in_service() -> None:
     shown: list[Event] = []
     tallies = Tallies(shown.append)
     event = ended(page(requests=3))
     tallies.show(event)
-    assert shown == [event]
-    assert tallies.of("share").total([]).requests == 3
-    tallies.forget("share")
-    assert tallies.of("share").total([]).requests == 0
+    first = tallies.begin("share")
+    tallies.show(event)
+    second = tallies.begin("share")
+    tallies.end("share", first)
+    tallies.show(event)
+    tallies.show(event)
+    tallies.end("share", second)
+    tallies.show(event)
+    assert shown == [event] * 5
+    assert (first.total([]).requests, second.total([]).requests) == (3, 6)

@@ -21,6 +21,8 @@ from virtiofs_sandbox.supervisor.active import ActiveShare
 from virtiofs_sandbox.supervisor.metrics.table import BOUNDS, METRICS, OWN_METRICS, PREFIX, Histogram, Metric
 from virtiofs_sandbox.supervisor.readings import Reading, read
 
+# Some milliseconds' work.
+_SHARES_AT_ONCE = 16
 _SAYS = {metric.name: metric.says for metric in OWN_METRICS}
 
 
@@ -31,18 +33,21 @@ class Exposition:
         self._process = ProcessCollector(registry=None)
         self._version = importlib.metadata.version("virtiofs-sandbox")
 
-    async def text(self, shares: Iterable[ActiveShare]) -> bytes:
+    async def text(self, shares: Iterable[ActiveShare], absent: int) -> bytes:
         readings = []
         for active in tuple(shares):
             readings.append(read(active))
             await asyncio.sleep(0)
-        parts = [_written(await self._own(len(readings)))]
+        parts = [written(await self._own(len(readings), absent))]
         for metric in METRICS:
-            parts.append(_written([_family(metric, readings)]))
-            await asyncio.sleep(0)
+            for first in range(0, len(readings), _SHARES_AT_ONCE):
+                part = written([family(metric, readings[first : first + _SHARES_AT_ONCE])])
+                # The head of a metric, its help and its type, may stand there once.
+                parts.append(part.split(b"\n", 2)[2] if first else part)
+                await asyncio.sleep(0)
         return b"".join(parts)
 
-    async def _own(self, shares: int) -> Sequence[Family]:
+    async def _own(self, shares: int, absent: int) -> Sequence[Family]:
         loop = asyncio.get_running_loop()
         called = loop.time()
         await asyncio.sleep(0)
@@ -53,13 +58,14 @@ class Exposition:
             build,
             *(
                 GaugeMetricFamily(f"{PREFIX}{name}", _SAYS[f"{PREFIX}{name}"], value=value)
-                for name, value in (("shares", shares), ("event_loop_lag_seconds", lag))
+                for name, value in (("shares", shares), ("shares_absent", absent), ("event_loop_lag_seconds", lag))
             ),
             *self._process.collect(),
         ]
 
 
-def _family(metric: Metric, readings: Iterable[Reading]) -> Family:
+def family(metric: Metric, readings: Iterable[Reading]) -> Family:
+    """What is told of one metric."""
     name, labels = PREFIX + metric.name, ("share", *metric.labels)
     if metric.kind == "histogram":
         histograms = HistogramMetricFamily(name, metric.says, labels=labels)
@@ -70,12 +76,12 @@ def _family(metric: Metric, readings: Iterable[Reading]) -> Family:
                 histograms.add_metric(_labels(reading, values), buckets, value.total)
         return histograms
     kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-    family: CounterMetricFamily | GaugeMetricFamily = kind(name, metric.says, labels=labels)
+    made: CounterMetricFamily | GaugeMetricFamily = kind(name, metric.says, labels=labels)
     for reading in readings:
         for values, value in metric.of(reading):
             assert not isinstance(value, Histogram)  # noqa: S101 - as above
-            family.add_metric(_labels(reading, values), float(value))
-    return family
+            made.add_metric(_labels(reading, values), float(value))
+    return made
 
 
 def _labels(reading: Reading, values: Iterable[str]) -> list[str]:
@@ -91,5 +97,6 @@ class _Families(Collector):
         return self._families
 
 
-def _written(families: Sequence[Family]) -> bytes:
+def written(families: Sequence[Family]) -> bytes:
+    """Lines of the format, in UTF-8."""
     return generate_latest(_Families(families))

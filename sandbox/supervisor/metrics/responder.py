@@ -46,7 +46,7 @@ class Responder:
         self._conversations = Conversations(listener, self._converse, failed)
 
     async def close(self) -> None:
-        await self._conversations.close()
+        await self._conversations.close(0.0)
 
     async def _converse(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError, TimeoutError, EOFError):

@@ -18,9 +18,14 @@ _BACKLOG = 64
 
 
 def answer_scrapes(
-    address: MetricsAddress, shares: Callable[[], Iterable[ActiveShare]], about: str, sink: Sink
+    address: MetricsAddress,
+    shares: Callable[[], Iterable[ActiveShare]],
+    about: str,
+    sink: Sink,
+    *,
+    absent: Callable[[], int] = lambda: 0,
 ) -> Responder | None:
-    """Tells of the *shares* that there are at the moment, on *address*. To be called inside the event loop.
+    """Tells of *shares* on *address*, and how many are *absent*. To be called inside the event loop.
 
     None where that cannot be: *sink* has been told why, as of the share *about*.
     """
@@ -40,7 +45,7 @@ def answer_scrapes(
         failed(f"nobody is told: {error}")
         return None
     exposition = Exposition()
-    return Responder(listener, lambda: exposition.text(shares()), failed)
+    return Responder(listener, lambda: exposition.text(shares(), absent()), failed)
 
 
 def _listener(address: MetricsAddress) -> Listener:

@@ -222,6 +222,7 @@ class OwnMetric:
 OWN_METRICS = (
     OwnMetric(f"{PREFIX}build_info", "Its `version`; always 1."),
     OwnMetric(f"{PREFIX}shares", "Shares in service."),
+    OwnMetric(f"{PREFIX}shares_absent", "Shares that have a policy and are not in service."),
     OwnMetric(f"{PREFIX}event_loop_lag_seconds", "How late its event loop was when it was asked."),
     OwnMetric("process_resident_memory_bytes", "Its memory; that of workers is their own."),
     OwnMetric("process_virtual_memory_bytes", "Its address space."),
