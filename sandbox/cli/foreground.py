@@ -75,7 +75,7 @@ def serve(
     directory: Path,
     *,
     control: Path,
-    worker: Path,
+    worker: Path | None,
     zygote: Zygote,
     form: Form | None = None,
     log_format: LogForm | None = None,
