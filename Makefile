@@ -11,7 +11,7 @@ SOURCES := $(shell find worker/src sandbox ipc policies -name '*.rs' -o -name '*
 .PHONY: help
 help:
 	@echo "make build       virtual environment and worker: .venv/bin/virtiofs-sandbox, .venv/bin/virtiofs-worker"
-	@echo "make install     puts it in place: DESTDIR= PREFIX=/usr/local SYSCONFDIR=/etc; make uninstall takes it away"
+	@echo "make install     puts it in place: DESTDIR= PREFIX=/usr/local; make uninstall takes it away"
 	@echo "make demo        a real guest on a share, here and now (lists what it installs and asks first)"
 	@echo "make test        lint and all tests but the slow ones; what continuous integration runs"
 	@echo "make test-slow   the rest: minutes long, installs a Debian below build/"
@@ -45,7 +45,6 @@ $(VENV)/.built: $(VENV)/.venv pyproject.toml setup.py Cargo.toml Cargo.lock work
 
 # Only the first builds and needs a network; so as a user: make build/stage/.made && sudo make install PREFIX=/usr
 PREFIX ?= /usr/local
-SYSCONFDIR ?= /etc
 # What runs the installed command: not the virtual environment's.
 INSTALL_PYTHON ?= /usr/bin/python3
 build/stage/.made: $(VENV)/.built packaging/stage
@@ -54,11 +53,11 @@ build/stage/.made: $(VENV)/.built packaging/stage
 
 .PHONY: install
 install: build/stage/.made
-	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' packaging/install put
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' packaging/install put
 
 .PHONY: uninstall
 uninstall:
-	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' packaging/install remove
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' packaging/install remove
 
 # Programs that guests are made of: installed packages, and a kernel below build/.
 .PHONY: guests

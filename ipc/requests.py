@@ -6,8 +6,8 @@ Both ends are ours, and neither trusts the other: what comes is decoded strictly
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -20,8 +20,14 @@ LENGTH_BYTES = _LENGTH.size
 # What one list of a reply may take, so that every reply fits; and the list of all shares.
 _LIST_BYTES = 16 * 1024
 LISTING_BYTES = MAX_REPLY_BYTES - 4096
+# Figures are asked for again and again: what is told at once is some milliseconds' work.
+FIGURES_BYTES = 64 * 1024
 _SENTENCE_CHARACTERS = 2048
 MAX_ASSIGNMENTS = 64
+
+# A follower of the log takes a conversation's place for as long as it waits: never long.
+MAX_WAIT_SECONDS = 5.0
+MAX_LOG_LINES = 100_000
 
 Version = Annotated[int, msgspec.Meta(ge=VERSION, le=VERSION)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -38,6 +44,7 @@ Code = Literal[
     "stopping",
     "fault",
 ]
+Level = Literal["error", "warning", "info", "debug"]
 T = TypeVar("T")
 
 
@@ -98,9 +105,28 @@ class SetLimits(_Question, frozen=True, kw_only=True, tag_field="request", tag="
     set: Annotated[dict[Text, Text], msgspec.Meta(min_length=1, max_length=MAX_ASSIGNMENTS)]
 
 
+class ReadLog(_Question, frozen=True, kw_only=True, tag_field="request", tag="log"):
+    """Lines of the log of *share*, None for those of every share; no *level* below the one given.
+
+    The newest *lines* without *after*, else those that came after it (`next` of an earlier reply). Where there are none
+    the reply may wait for the first one, *wait* seconds at most.
+    """
+
+    after: Count | None = None
+    lines: Annotated[int, msgspec.Meta(ge=0, le=MAX_LOG_LINES)] = 100
+    level: Level = "debug"
+    wait: Annotated[float, msgspec.Meta(ge=0, le=MAX_WAIT_SECONDS)] = 0.0
+
+
+class ReadFigures(_Question, frozen=True, kw_only=True, tag_field="request", tag="figures"):
+    """What every share has done, or the one that is named; those whose names come behind *after*."""
+
+    after: Text | None = None
+
+
 ShareRequest = ReadStatus | ReadLimits | SetLimits
 """What a share answers for itself."""
-Request = ShareRequest | ListShares | Reload | Restart | Stop
+Request = ShareRequest | ListShares | Reload | Restart | Stop | ReadLog | ReadFigures
 
 
 class Failed(_Document, frozen=True, tag_field="reply", tag="error"):
@@ -213,6 +239,29 @@ class Standing(_Document, frozen=True, tag_field="reply", tag="status"):
     max_clients: Count = 1
 
 
+class LogLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An event as the log has it (docs/logs.md). *time* is in RFC 3339; None where an event has no such thing."""
+
+    time: str
+    level: Level
+    share: str | None
+    generation: Count | None
+    client: Identity | None
+    event: str
+    message: str
+    data: dict[str, Any]
+
+
+class Log(_Document, frozen=True, kw_only=True, tag_field="reply", tag="log"):
+    """*next* is what the next request says *after*; *more*: there are further lines already. *lost*: some of those
+    asked for had to make room before they were asked for."""
+
+    lines: tuple[LogLine, ...]
+    next: Count
+    more: bool = False
+    lost: bool = False
+
+
 class Listing(_Document, frozen=True, tag_field="reply", tag="list"):
     """Every share of the supervisor, by name, without its rules. *left_out*: so many did not fit."""
 
@@ -220,7 +269,42 @@ class Listing(_Document, frozen=True, tag_field="reply", tag="list"):
     left_out: Count = 0
 
 
-Reply = Failed | Reloaded | Limits | Standing | Done | Listing
+class ShareFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one share has done since it came into service, over all its workers as they claim it, and has now.
+
+    *client* is the first of *clients* monitors. *latency*: of each class, requests by how long they took, in the
+    buckets of ipc/README.md, without the zeros at the end.
+    """
+
+    share: str
+    tag: str
+    tier: Literal["full", "userns", "bare"]
+    state: str
+    client: Identity | None
+    clients: Count
+    restarts: Count
+    requests: Count
+    errors: Count
+    bytes_read: Count
+    bytes_written: Count
+    delayed: Count
+    nanoseconds_delayed: Count
+    latency: dict[str, tuple[Count, ...]]
+    inodes: Count
+    handles: Count
+    descriptors: Count
+    depth: Count
+
+
+class Figures(_Document, frozen=True, kw_only=True, tag_field="reply", tag="figures"):
+    """Shares in service, by name. *at*: seconds of CLOCK_MONOTONIC. *more*: others come behind the last one."""
+
+    at: float
+    shares: tuple[ShareFigures, ...]
+    more: bool
+
+
+Reply = Failed | Reloaded | Limits | Standing | Done | Listing | Log | Figures
 
 
 def encode(document: Request | Reply) -> bytes:
@@ -256,8 +340,10 @@ def words(text: object) -> str:
     return clean if len(clean) <= _SENTENCE_CHARACTERS else f"{clean[:_SENTENCE_CHARACTERS]} ..."
 
 
-def fitting(items: Sequence[T], most: int = _LIST_BYTES) -> tuple[T, ...]:
-    """The first of *items*, as many as one list of a reply may hold: *most* bytes, where it has only one."""
+def fitting(items: Iterable[T], most: int = _LIST_BYTES) -> tuple[T, ...]:
+    """The first of *items*, as many as one list of a reply may hold: *most* bytes, where it has only one. No more than
+    one too many is made.
+    """
     kept, left = [], most
     for item in items:
         left -= len(msgspec.json.encode(item)) + 1

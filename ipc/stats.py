@@ -8,20 +8,70 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 
 from virtiofs_sandbox.ipc.memfds import STATISTICS_BYTES
+from virtiofs_sandbox.ipc.opcodes import CLASSES
 
 MAGIC = 0x3153544154534656
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 OPCODES = 64
-_PAGE = struct.Struct(f"<{STATISTICS_BYTES // 8}Q")
+WORDS = STATISTICS_BYTES // 8
+_PAGE = struct.Struct(f"<{WORDS}Q")
 FIRST_REQUEST_COUNT = 32
 FIRST_ERROR_COUNT = 96
 FIRST_LIMIT_COUNT = 160
-CLASSES = ("read", "write", "metadata")
+FIRST_LATENCY_COUNT = 176
+FIRST_RING = 256
+FIRST_NANOSECONDS = 328
+FIRST_ERRNO_COUNT = 392
+RINGS = 9
+RING_WORDS = 8
+# Each bucket counts what took longer than the one before allows, up to and including its own bound; the last has none.
+BUCKET_BOUNDS: tuple[float, ...] = tuple(2**bits / 1e9 for bits in range(10, 35))
+"""In seconds."""
+BUCKETS = len(BUCKET_BOUNDS) + 1
+# The errors that are counted by name, by their places. "other" stands for the rest.
+ERRNOS = (
+    "other",
+    "EPERM",
+    "ENOENT",
+    "EINTR",
+    "EIO",
+    "ENXIO",
+    "EBADF",
+    "EAGAIN",
+    "ENOMEM",
+    "EACCES",
+    "EBUSY",
+    "EEXIST",
+    "EXDEV",
+    "ENODEV",
+    "ENOTDIR",
+    "EISDIR",
+    "EINVAL",
+    "ENFILE",
+    "EMFILE",
+    "ETXTBSY",
+    "EFBIG",
+    "ENOSPC",
+    "EROFS",
+    "EMLINK",
+    "ERANGE",
+    "ENAMETOOLONG",
+    "ENOLCK",
+    "ENOSYS",
+    "ENOTEMPTY",
+    "ELOOP",
+    "ENODATA",
+    "EOVERFLOW",
+    "EOPNOTSUPP",
+    "ESTALE",
+    "EUCLEAN",
+    "EDQUOT",
+)
 
 # Name and index of each scalar counter, in the order of Statistics' fields.
 INDEXES: Mapping[str, int] = MappingProxyType(
@@ -56,10 +106,27 @@ class Throttled:
     bytes_admitted: int
 
 
+_LIMIT_WORDS = len(fields(Throttled))
+
+
+@dataclass(frozen=True)
+class Ring:
+    """One ring, 0 being that of high priority: requests in it now and most there ever were, those that a limit holds
+    back included; how often answers were shown to the driver, and how many."""
+
+    depth: int
+    highest: int
+    batches: int
+    answers: int
+
+
 @dataclass(frozen=True)
 class Statistics:
-    """One reading; every field is a u64 as the worker claims it, per-opcode counts as opcode -> count without zeros,
-    limits as class -> counts."""
+    """One reading; every field is a u64 as the worker claims it.
+
+    What is by opcode or error has no zeros; by class: limits, requests by how long they took (BUCKETS counts), errors
+    by name. *rings* by number, without those that never had a request. *words* is the page.
+    """
 
     generation: int
     mounted: int
@@ -79,7 +146,12 @@ class Statistics:
     overdue: int
     requests_by_opcode: Mapping[int, int]
     errors_by_opcode: Mapping[int, int]
+    nanoseconds_by_opcode: Mapping[int, int]
     throttled: Mapping[str, Throttled]
+    latency: Mapping[str, tuple[int, ...]]
+    errors_by_class: Mapping[str, Mapping[str, int]]
+    rings: Mapping[int, Ring]
+    words: Sequence[int] = field(repr=False)
 
 
 def read_statistics(page: int) -> Statistics | None:
@@ -90,19 +162,39 @@ def read_statistics(page: int) -> Statistics | None:
     words = _PAGE.unpack(content)
     if words[0] != MAGIC or words[1] != LAYOUT_VERSION:
         return None
+    return decode(words)
+
+
+def decode(words: Sequence[int]) -> Statistics:
+    """What stands in WORDS words, whatever their first two say."""
     return Statistics(
         **{name: words[index] for name, index in INDEXES.items()},
         requests_by_opcode=_per_opcode(words, FIRST_REQUEST_COUNT),
         errors_by_opcode=_per_opcode(words, FIRST_ERROR_COUNT),
-        throttled=_per_class(words),
+        nanoseconds_by_opcode=_per_opcode(words, FIRST_NANOSECONDS),
+        throttled={
+            name: Throttled(*some)
+            for name, some in _per_class(words, FIRST_LIMIT_COUNT, len(fields(Throttled))).items()
+        },
+        latency={name: tuple(some) for name, some in _per_class(words, FIRST_LATENCY_COUNT, BUCKETS).items()},
+        errors_by_class={
+            name: {error: count for error, count in zip(ERRNOS, some, strict=True) if count}
+            for name, some in _per_class(words, FIRST_ERRNO_COUNT, len(ERRNOS)).items()
+        },
+        rings=_rings(words),
+        words=words,
     )
 
 
-def _per_class(words: tuple[int, ...]) -> Mapping[str, Throttled]:
-    width = len(fields(Throttled))
-    starts = {name: FIRST_LIMIT_COUNT + width * number for number, name in enumerate(CLASSES)}
-    return MappingProxyType({name: Throttled(*words[start : start + width]) for name, start in starts.items()})
+def _per_class(words: Sequence[int], first: int, width: int) -> Mapping[str, Sequence[int]]:
+    return {name: words[first + width * place : first + width * (place + 1)] for place, name in enumerate(CLASSES)}
 
 
-def _per_opcode(words: tuple[int, ...], first: int) -> Mapping[int, int]:
-    return MappingProxyType({opcode: words[first + opcode] for opcode in range(OPCODES) if words[first + opcode]})
+def _per_opcode(words: Sequence[int], first: int) -> Mapping[int, int]:
+    return {opcode: count for opcode, count in enumerate(words[first : first + OPCODES]) if count}
+
+
+def _rings(words: Sequence[int]) -> Mapping[int, Ring]:
+    found = ((number, FIRST_RING + RING_WORDS * number) for number in range(RINGS))
+    rings = {number: Ring(*words[start : start + len(fields(Ring))]) for number, start in found}
+    return {number: ring for number, ring in rings.items() if ring.highest or ring.answers}

@@ -12,7 +12,7 @@ from typing import Any
 from virtiofs_sandbox.policies import control
 from virtiofs_sandbox.policies.policy import Policy
 from virtiofs_sandbox.policies.problems import Origin, shown
-from virtiofs_sandbox.policies.share import ControlLimits, IdMap, RequestLimits, Share
+from virtiofs_sandbox.policies.share import ControlLimits, IdMap, Program, RequestLimits, Share
 from virtiofs_sandbox.policies.values import shown_byte_rate, shown_bytes
 
 TABLES = ("share", "cache", "identity", "paths", "limits", "sandbox", "worker")
@@ -126,9 +126,21 @@ def _rest(share: Share) -> Iterable[_Said]:
     yield ("limits", "group", "weight"), None if share.group is None else share.group.weight, "100"
     yield ("sandbox", "minimum"), share.sandbox.minimum.value, ""
     yield ("sandbox", "seccomp"), share.sandbox.seccomp.value, ""
+    yield ("worker", "program"), _program(share.program), "our own worker"
     yield ("worker", "queues"), share.queues, ""
     stuck_after = "never" if share.stuck_after is None else f"{round(share.stuck_after * 1000)}ms"
     yield ("worker", "stuck_after"), stuck_after, ""
+
+
+def _program(program: Program | None) -> str | dict[str, Any] | None:
+    if program is None:
+        return None
+    table: dict[str, Any] = {"path": _path(program.path)}
+    if program.loader is not None:
+        table |= {"loader": _path(program.loader), "libraries": [_path(directory) for directory in program.libraries]}
+    if program.arguments:
+        table["arguments"] = list(program.arguments)
+    return table if len(table) > 1 else _path(program.path)
 
 
 def _limits(limits: RequestLimits | None) -> Iterable[_Said]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
-from virtiofs_sandbox.policies import control, values
+from virtiofs_sandbox.policies import control, programs, values
 from virtiofs_sandbox.policies.share import MAX_CLIENTS, MAX_QUEUES
 
 DEFAULT_WARM = 32
@@ -473,8 +473,54 @@ class SandboxTable(_Table, frozen=True):
     ] = UNSET
 
 
+class ProgramTable(_Table, frozen=True):
+    """Another program as the worker."""
+
+    path: Annotated[
+        str | UnsetType,
+        _key("The program, a virtiofsd.", "an absolute path", "none: needed", parse=values.absolute_path),
+    ] = UNSET
+    loader: Annotated[
+        str | UnsetType,
+        _key(
+            "The dynamic loader that runs it, for a copy that is not the system's own.",
+            "an absolute path",
+            "the one that the program names",
+            parse=values.absolute_path,
+        ),
+    ] = UNSET
+    libraries: Annotated[
+        tuple[str, ...] | UnsetType,
+        _key(
+            "With a loader: the directories of its libraries.",
+            "a list of absolute paths",
+            "none",
+            each=values.absolute_path,
+        ),
+    ] = UNSET
+    arguments: Annotated[
+        tuple[str, ...] | UnsetType,
+        _key(
+            "Options of its own that no other key stands for.",
+            f"a list of {programs.ACCEPTED}",
+            "none",
+            each=programs.argument,
+        ),
+    ] = UNSET
+
+
 class WorkerTable(_Table, frozen=True):
     """How the worker works."""
+
+    program: Annotated[
+        str | ProgramTable | UnsetType,
+        _key(
+            "A virtiofsd to serve the share in the jail, instead of the worker that comes with this package.",
+            "an absolute path, or a table of path, loader, libraries and arguments",
+            "none: our own worker",
+            parse=values.absolute_path,
+        ),
+    ] = UNSET
 
     queues: Annotated[
         int | UnsetType,
@@ -516,6 +562,16 @@ class SiteTable(_Table, frozen=True):
             parse=values.between(0, MAX_WARM),
             minimum=0,
             maximum=MAX_WARM,
+        ),
+    ] = UNSET
+    metrics: Annotated[
+        str | UnsetType,
+        _key(
+            "Where serve tells Prometheus how its shares are: a socket that it makes (mode 0660), or a port that only "
+            "this machine reaches. Read when it starts.",
+            'an absolute path, "127.0.0.1:PORT" or "[::1]:PORT"',
+            "nowhere",
+            parse=values.metrics_address,
         ),
     ] = UNSET
 
@@ -574,7 +630,6 @@ RESERVED = {
     "sandbox.user_namespace": "a jail in the host's own user namespace",
     "sandbox.layers": "layers beyond the standard ones",
     "sandbox.capabilities": "more capabilities for the worker",
-    "worker.program": "another program as the worker",
     "worker.poll_budget": "polling of the rings",
     "worker.inode_references": "another way to keep inodes",
     "worker.inode_file_handles": "file handles instead of descriptors",

@@ -81,6 +81,9 @@ def limited(policy: Share, now: Share, assignments: Mapping[str, str]) -> Share:
         if key is None:
             wrong.append(f"{shown(said)}: {_unknown(name)}")
             continue
+        if policy.program is not None and key.table == "requests":
+            wrong.append(f"{name}: {shown(policy.program.path)} counts no requests; those of the disk can be limited")
+            continue
         if name in rates:
             wrong.append(f"{name}: it is given twice")
             continue
@@ -107,6 +110,11 @@ def differences(old: Share, new: Share) -> Iterator[str]:
     for name, key in KEYS.items():
         if key.of(old) != key.of(new):
             yield f"{name} {key.show(key.of(old))} -> {key.show(key.of(new))}"
+
+
+def changed_rates(old: Share, new: Share) -> dict[str, int | None]:
+    """What of the limits differs, as *new* has it: bytes or operations a second, None for no limit."""
+    return {name: key.of(new) for name, key in KEYS.items() if key.of(old) != key.of(new)}
 
 
 def _is_more(rate: int | None, most: int | None) -> bool:

@@ -15,6 +15,7 @@ from virtiofs_sandbox.policies.policy import Policy
 from virtiofs_sandbox.policies.problems import Origin, PolicyError, Problem
 from virtiofs_sandbox.policies.settling import settle
 from virtiofs_sandbox.policies.share import Tier
+from virtiofs_sandbox.policies.values import MetricsAddress, metrics_address
 
 __all__ = ["PolicyError", "Site", "default_directory", "find", "load", "load_directory", "site", "survey"]
 
@@ -22,12 +23,14 @@ __all__ = ["PolicyError", "Site", "default_directory", "find", "load", "load_dir
 @dataclass(frozen=True)
 class Site:
     """What defaults.toml says of the whole machine; *origins* as in Policy. *warm*: how many shares of one supervisor
-    keep a worker warm. *minimum* is the default of sandbox.minimum, None where it is not said.
+    keep a worker warm. *minimum* is the default of sandbox.minimum, None where it is not said. *metrics*: where
+    they are told.
     """
 
     require_policy: bool = False
     warm: int = DEFAULT_WARM
     minimum: Tier | None = None
+    metrics: MetricsAddress | None = None
     origins: dict[str, Origin] = field(default_factory=dict)
 
 
@@ -80,5 +83,6 @@ def site(directory: Path) -> Site:
         require_policy=table.get("require_policy", False),
         warm=table.get("warm", DEFAULT_WARM),
         minimum=None if minimum is None else Tier(minimum),
+        metrics=metrics_address(table["metrics"]) if "metrics" in table else None,
         origins={f"site.{key}": source.origin(("site", key)) for key in table},
     )

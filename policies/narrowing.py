@@ -327,11 +327,26 @@ ROWS = (
         lambda arguments, policy: _given(arguments.log_level, NEUTRAL),
     ),
     Row(
+        "--log-format",
+        "share.log_level",
+        {Effect.NEUTRAL: ""},
+        "How the lines look that are logged.",
+        lambda arguments, policy: None,
+    ),
+    Row(
         "--control-dir",
         "share.name",
         {Effect.NEUTRAL: ""},
         "Wherever the control socket is, only root and the user of the share are answered there, and nobody gets more "
         "from it than the policy allows (docs/control.md).",
+        lambda arguments, policy: None,
+    ),
+    Row(
+        "--metrics",
+        "site.metrics",
+        {Effect.NEUTRAL: ""},
+        "Counts and names of what the caller's own process serves, for whoever is on this machine; the guest gets "
+        "nothing by it (docs/metrics.md).",
         lambda arguments, policy: None,
     ),
     Row(

@@ -80,7 +80,7 @@ def _accesses(
     one: Policy, pairs: Iterable[tuple[_Directory, _Directory]], other: Policy, atlas: Atlas
 ) -> Iterable[Problem]:
     for (key, path, writable), (other_key, other_path, other_writable) in pairs:
-        if writable == other_writable:
+        if writable == other_writable or apart(one.vms, other.vms):
             continue
         relation = _relation(path, other_path, atlas)
         if relation is not None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from virtiofs_sandbox.policies import control, values
+from virtiofs_sandbox.policies import control, programs, values
 from virtiofs_sandbox.policies.bounding import undividable
 from virtiofs_sandbox.policies.document import (
     BudgetTable,
@@ -26,6 +26,7 @@ from virtiofs_sandbox.policies.document import (
     MemoryTable,
     PathsTable,
     PidsTable,
+    ProgramTable,
     RangeTable,
     RequestRatesTable,
     RequestsTable,
@@ -54,6 +55,7 @@ from virtiofs_sandbox.policies.share import (
     Membership,
     MemoryLimits,
     PathRules,
+    Program,
     Rates,
     RequestLimits,
     Sandbox,
@@ -119,6 +121,8 @@ class _Settling:
         socket = self._socket(share, name)
         if share.vms == ():
             self._report("share.vms", "it is empty; name at least one machine, or leave it out for any")
+        program = self._program(_or(document.worker, WorkerTable()).program, group)
+        queues = Share.queues if program is None else 1
         if self.problems:
             raise PolicyError(self.problems)
         return Policy(
@@ -131,7 +135,7 @@ class _Settling:
                 timeout=timeout,
                 writeback=writeback,
                 xattr=_or(share.xattr, False),
-                queues=_or(_or(document.worker, WorkerTable()).queues, Share.queues),
+                queues=_or(_or(document.worker, WorkerTable()).queues, queues),
                 log_level=LogLevel(_or(share.log_level, LogLevel.INFO.value)),
                 children=children,
                 paths=paths,
@@ -143,6 +147,7 @@ class _Settling:
                 limits=limits,
                 control=control_limits,
                 group=group,
+                program=program,
                 max_clients=max_clients,
                 stuck_after=self._stuck_after(_or(document.worker, WorkerTable())),
             ),
@@ -332,7 +337,7 @@ class _Settling:
             )
 
     def _stuck_after(self, worker: WorkerTable) -> float | None:
-        said = _or(worker.stuck_after, "")
+        said = _or(worker.stuck_after, "never" if worker.program is not UNSET else "")
         return values.stuck_after(said) if said else Share.stuck_after
 
     def _group(self, table: GroupTable, groups: Mapping[str, BudgetTable]) -> Membership | None:
@@ -371,6 +376,27 @@ class _Settling:
                         f"limits.{table}.{name}",
                         f"{show(rate)} is above the parent's: {parent} ({where}) is {show(most)} for all of the group",
                     )
+
+    def _program(self, said: str | ProgramTable | UnsetType, group: Membership | None) -> Program | None:
+        if isinstance(said, UnsetType):
+            return None
+        table = ProgramTable(path=said) if isinstance(said, str) else said
+        if (table.loader is UNSET) != (table.libraries is UNSET):
+            self._report("worker.program", "accepted: both loader and libraries, or none of them")
+        for key, sentence in programs.conflicts(self.merged.values):
+            self._report(key, sentence)
+        if group is not None and group.requests != Rates():
+            self._report(
+                "limits.group.name",
+                f"worker.program counts no requests, and the group {values.quoted(group.name)} has a budget of them; "
+                "accepted: a group with a budget of the disk alone",
+            )
+        return Program(
+            path=Path(self._needed(table.path, "worker.program", "path, an absolute path")),
+            loader=_of(table.loader, values.absolute_path),
+            libraries=tuple(map(values.absolute_path, _or(table.libraries, ()))),
+            arguments=_or(table.arguments, ()),
+        )
 
     def _socket(self, share: ShareTable, name: str) -> Socket:
         # A path alone was made a table of one when the files were merged.

@@ -223,6 +223,20 @@ class Membership:
 
 
 @dataclass(frozen=True)
+class Program:
+    """A virtiofsd that serves in the place of our own worker.
+
+    *loader* runs it instead of the one that it names itself, with libraries from the directories *libraries* alone;
+    None: as the system would. *arguments* are options of its own that no key of a policy stands for.
+    """
+
+    path: Path
+    loader: Path | None = None
+    libraries: tuple[Path, ...] = ()
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Child:
     """One directory of a tree share, seen as *name* in the share's root."""
 
@@ -239,7 +253,7 @@ class Share:
     by, 1 to 36 bytes of UTF-8 (virtio 1.3, section 5.11.4); *timeout* is how long the guest may cache names and
     attributes, in seconds, None by cache mode; *queues* is the number of request queues offered, 1 to 8; *max_clients*
     how many monitors are served at once, each in a jail of its own; *stuck_after* the seconds after which a request in
-    flight makes its worker a stuck one, None never.
+    flight makes its worker a stuck one, None never; *program* None: our own worker serves.
     """
 
     name: str
@@ -259,6 +273,7 @@ class Share:
     limits: RequestLimits | None = None
     control: ControlLimits = ControlLimits()
     group: Membership | None = None
+    program: Program | None = None
     max_clients: int = 1
     stuck_after: float | None = 60.0
 

@@ -17,6 +17,9 @@ _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h)", re.ASCII)
 _BYTE_RATE = re.compile(r"([0-9]{1,13}(?:\.[0-9]{1,3})?)(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)/s", re.ASCII)
 _OPERATION_RATE = re.compile(r"([0-9]{1,13})/s", re.ASCII)
 _GROUP_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_LOOPBACK = re.compile(r"(127\.0\.0\.1|\[::1\]):([0-9]{1,5})", re.ASCII)
+MetricsAddress = Path | tuple[str, int]
+"""A socket's path, or host and port."""
 BYTE_UNITS = {
     "B": 1,
     "kB": 1000,
@@ -222,6 +225,26 @@ def group_name(name: str) -> str:
     if not _GROUP_NAME.fullmatch(name):
         raise Refused(f"{quoted(name)} is no name of a group; letters, digits, - and _ are accepted, at most 64")
     return name
+
+
+def metrics_address(text: str) -> MetricsAddress:
+    """A socket's path, or host and port of an address that no other machine reaches."""
+    if text.startswith("/"):
+        return absolute_path(text)
+    found = _LOOPBACK.fullmatch(text)
+    if found is None or not 1 <= int(found[2]) <= 65535:
+        raise Refused(
+            f"{quoted(text)} is neither a socket's path nor a port of this machine alone; "
+            "accepted are an absolute path, 127.0.0.1:PORT and [::1]:PORT"
+        )
+    return found[1].strip("[]"), int(found[2])
+
+
+def shown_metrics_address(address: MetricsAddress) -> str:
+    if isinstance(address, Path):
+        return str(address)
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def quoted(value: object) -> str:

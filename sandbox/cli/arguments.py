@@ -7,8 +7,10 @@ import grp
 import os
 from pathlib import Path
 
+from virtiofs_sandbox.cli.logform import LogForm
 from virtiofs_sandbox.policies.places import control_directory, default_directory
 from virtiofs_sandbox.policies.share import ShareError, check_tag
+from virtiofs_sandbox.policies.values import MetricsAddress, Refused, metrics_address
 
 
 class Version(argparse.Action):
@@ -67,6 +69,35 @@ def add_control_dir(parser: argparse.ArgumentParser) -> None:
 def control_directory_of(options: argparse.Namespace) -> Path:
     """Where control sockets are."""
     return control_directory() if options.control_dir is None else Path(os.path.abspath(options.control_dir))
+
+
+def add_metrics(parser: argparse.ArgumentParser, otherwise: str) -> None:
+    """--metrics; *otherwise* says what holds without it."""
+    parser.add_argument(
+        "--metrics",
+        metavar="ADDRESS",
+        type=metrics,
+        help=f"tell Prometheus on this socket (a path), or on 127.0.0.1:PORT or [::1]:PORT (default: {otherwise})",
+    )
+
+
+def metrics(text: str) -> MetricsAddress:
+    try:
+        return metrics_address(text if ":" in text or text.startswith("/") else os.path.abspath(text))
+    except Refused as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def add_log_format(parser: argparse.ArgumentParser) -> None:
+    """--log-format; output.form_of gives what its value comes to."""
+    parser.add_argument(
+        "--log-format",
+        type=LogForm,
+        choices=list(LogForm),
+        metavar="{text,json,journal}",
+        help="lines for people or JSON on standard error, or systemd's journal "
+        "(default: journal where standard error leads there, else text)",
+    )
 
 
 def tag(text: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from virtiofs_sandbox.cli.output import Output
+from virtiofs_sandbox.cli.logform import LogForm
+from virtiofs_sandbox.cli.output import Output, form_of
 from virtiofs_sandbox.cli.status import Status
 from virtiofs_sandbox.cli.text import complain
 from virtiofs_sandbox.confine import CannotConfineError, LaunchPlan, prepare, probe_host
@@ -20,7 +22,11 @@ from virtiofs_sandbox.policies.policy import Socket
 from virtiofs_sandbox.policies.problems import PolicyError
 from virtiofs_sandbox.policies.share import Share, ShareError, resolve_source
 from virtiofs_sandbox.policies.sockets import make_directory
+from virtiofs_sandbox.policies.values import MetricsAddress
+from virtiofs_sandbox.supervisor.activation import PassedSockets
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError, SocketFile
+from virtiofs_sandbox.supervisor.notify import Notifier
+from virtiofs_sandbox.supervisor.recent import Recent
 from virtiofs_sandbox.supervisor.reloader import Reload
 from virtiofs_sandbox.supervisor.resident import Control, run_share
 from virtiofs_sandbox.supervisor.service import Departure, StartError
@@ -33,12 +39,13 @@ REFUSALS = (PolicyError, ShareError, WideningError, CannotConfineError, MissingA
 __all__ = ["REFUSALS", "MissingArgumentError", "bind", "check_sources", "hold", "listener", "serve", "serve_listener"]
 
 
-def listener(arguments: Arguments, wanted: Offer) -> Listener:
-    """The socket of an offer. Raises ListenError."""
+def listener(arguments: Arguments, wanted: Offer, passed: PassedSockets | None = None) -> Listener:
+    """The socket of an offer, passed to us or to be made. Raises ListenError."""
     if wanted.socket is None:
         assert arguments.fd is not None  # noqa: S101 - for mypy: one of the two is there
         return Listener.adopt(arguments.fd)
-    return bind(wanted.socket)
+    found = None if passed is None or wanted.policy is None else passed.listener(wanted.policy)
+    return found or bind(wanted.socket)
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Form:
     follow_cgroup: bool = False
     nofile: int | None = None
     dropped: int = 0
-    listen: Callable[[Arguments, Offer], Listener] = listener
+    listen: Callable[[Arguments, Offer, PassedSockets | None], Listener] = listener
     hints: bool = True
 
 
@@ -71,8 +78,14 @@ def serve(
     worker: Path,
     zygote: Zygote,
     form: Form | None = None,
+    log_format: LogForm | None = None,
+    metrics: MetricsAddress | None = None,
+    passed: tuple[tuple[str, int], ...] = (),
+    notifier: Notifier | None = None,
 ) -> int:
-    """Returns the exit status. Raises MissingArgumentError, with the zygote closed as after any other refusal."""
+    """Returns the exit status. *passed* are the inherited sockets: the share takes the one that is meant for it. Raises
+    MissingArgumentError, with the zygote closed as after any other refusal.
+    """
 
     form = form or Form()
 
@@ -86,10 +99,11 @@ def serve(
 
     try:
         wanted, plan = settle()
+        sockets = PassedSockets(passed)
     except MissingArgumentError:
         zygote.close()
         raise
-    except REFUSALS as error:
+    except (*REFUSALS, ListenError) as error:
         zygote.close()
         complain(form.command, error)
         return Status.WIDENS if isinstance(error, WideningError) else Status.FAILED
@@ -109,10 +123,13 @@ def serve(
         wanted,
         plan,
         launching,
-        lambda: form.listen(arguments, wanted),
+        lambda: form.listen(arguments, wanted, sockets),
         control=control,
         reload=reload if wanted.policy is not None else None,
         form=form,
+        log_format=log_format,
+        metrics=metrics,
+        notifier=notifier,
     )
 
 
@@ -125,13 +142,17 @@ def hold(
     control: Path,
     reload: Reload | None = None,
     form: Form | None = None,
+    log_format: LogForm | None = None,
+    metrics: MetricsAddress | None = None,
+    notifier: Notifier | None = None,
 ) -> int:
     """Serves until a signal; returns the exit status. SIGHUP reloads where there is something to.
 
-    The control socket is made in the directory *control*.
+    The control socket is made in the directory *control*; Prometheus is told on *metrics*.
     """
     form = form or Form()
-    output = Output(wanted.share, hints=form.hints)
+    recent = Recent()
+    output = Output(wanted.share, form_of(log_format, os.environ), recent, hints=form.hints)
     persistent = form.persistent or not form.once or bool(wanted.policy and wanted.policy.persistent)
     departures: list[Departure] = []
     try:
@@ -150,13 +171,18 @@ def hold(
                     None if wanted.policy is None else wanted.policy.file,
                 ),
                 spares=Spares(form.warm),
+                metrics=metrics,
                 once=None if persistent else departures.append,
                 follow_cgroup=form.follow_cgroup,
+                recent=recent,
+                notifier=notifier,
             )
         )
     except (ListenError, StartError) as error:
-        complain(form.command, error)
+        output.failed(form.command, wanted.share.name, error)
         return Status.FAILED
+    finally:
+        output.close()
     return _status(departures) if clean else Status.FAILED
 
 

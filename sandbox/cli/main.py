@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from virtiofs_sandbox.cli.text import hold_standard_descriptors
 from virtiofs_sandbox.compat.recognition import CAPABILITIES, asks_for_capabilities, is_virtiofsd
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _INTERRUPTED = 128 + signal.SIGINT
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status, one of cli.status."""
+    hold_standard_descriptors()
     # With arguments that were not the process's, its name says nothing either.
     program, said = (sys.argv[0], sys.argv[1:]) if arguments is None else ("", list(arguments))
     try:
@@ -54,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
         doctor,
         explain,
         limit,
+        logs,
         policy,
         reload,
         restart,
@@ -61,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
         serve,
         standing,
         stop,
+        top,
     )
     from virtiofs_sandbox.cli.arguments import Version  # noqa: PLC0415
     from virtiofs_sandbox.cli.status import EPILOG  # noqa: PLC0415
@@ -71,10 +75,12 @@ def parser() -> argparse.ArgumentParser:
     run.add_parser(commands)
     serve.add_parser(commands)
     standing.add_parser(commands)
+    top.add_parser(commands)
     reload.add_parser(commands)
     restart.add_parser(commands)
     stop.add_parser(commands)
     limit.add_parser(commands)
+    logs.add_parser(commands)
     policy.add_parser(commands)
     doctor.add_parser(commands)
     check.add_parser(commands)

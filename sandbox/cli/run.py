@@ -88,6 +88,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="{error,warning,info,debug}",
         help="what is logged to standard error (default: info)",
     )
+    arguments.add_log_format(parser)
+    arguments.add_metrics(parser, "nowhere")
     parser.add_argument(
         "--worker", metavar="PATH", type=Path, help=f"another binary than the {WORKER} beside this command (for tests)"
     )
@@ -98,10 +100,16 @@ def execute(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
     """Serves until a signal."""
     if options.fd is not None and (options.socket_mode is not None or options.socket_group is not None):
         parser.error("--socket-mode and --socket-group are for a socket made here: they do not go with --fd")
+    from virtiofs_sandbox.supervisor.activation import ActivationError, inherited  # noqa: PLC0415
+    from virtiofs_sandbox.supervisor.notify import Notifier  # noqa: PLC0415
+
     try:
         request = request_of(options)
         worker = find_worker(options.worker)
-    except (ShareError, PolicyError, NoWorkerError, AmbiguousTargetError) as error:
+        # Taken out of the environment, and closed to children, before there is a child.
+        passed = inherited(os.environ, os.getpid())
+        notifier = Notifier.from_environment(os.environ)
+    except (ShareError, PolicyError, NoWorkerError, AmbiguousTargetError, ActivationError) as error:
         complain("run", error)
         return Status.FAILED
     # First of all the zygote, forked from this small process; the event loop and the rest load after it.
@@ -117,14 +125,23 @@ def execute(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
 
     try:
         return foreground.serve(
-            request.arguments, request.file, request.directory, control=request.control, worker=worker, zygote=zygote
+            request.arguments,
+            request.file,
+            request.directory,
+            control=request.control,
+            worker=worker,
+            zygote=zygote,
+            log_format=options.log_format,
+            metrics=options.metrics,
+            passed=passed,
+            notifier=notifier,
         )
     except foreground.MissingArgumentError as error:
         parser.error(str(error))
 
 
 def find_worker(wanted: Path | None) -> Path:
-    """The worker binary: *wanted*, or the one that `make install` put above this package, or pip beside this command."""
+    """The worker binary: *wanted*, or the one that `make install` put above this package, or pip beside the command."""
     above = Path(__file__).parents[3] / WORKER
     beside = Path(sys.argv[0]).resolve().parent / WORKER
     scripts = Path(sysconfig.get_path("scripts")) / WORKER

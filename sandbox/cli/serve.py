@@ -26,6 +26,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     arguments.add_policy_dir(parser)
     arguments.add_control_dir(parser)
+    arguments.add_log_format(parser)
+    arguments.add_metrics(parser, "site.metrics of defaults.toml")
     parser.add_argument(
         "--worker", metavar="PATH", type=Path, help=f"another binary than the {WORKER} beside this command (for tests)"
     )
@@ -63,4 +65,6 @@ def execute(options: argparse.Namespace) -> int:
         zygote=zygote,
         passed=passed,
         notifier=notifier,
+        log_format=options.log_format,
+        metrics=options.metrics,
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 from pathlib import Path
 
 from virtiofs_sandbox.cli.foreground import REFUSALS, bind, check_sources, serve_listener
-from virtiofs_sandbox.cli.output import Output
+from virtiofs_sandbox.cli.logform import LogForm
+from virtiofs_sandbox.cli.output import Output, form_of
 from virtiofs_sandbox.cli.status import Status
-from virtiofs_sandbox.cli.text import complain
 from virtiofs_sandbox.confine import LaunchPlan, prepare, probe_host
 from virtiofs_sandbox.launcher import Launcher, Zygote
 from virtiofs_sandbox.policies import loader
@@ -17,11 +18,13 @@ from virtiofs_sandbox.policies.narrowing import WideningError
 from virtiofs_sandbox.policies.policy import Policy
 from virtiofs_sandbox.policies.problems import PolicyError
 from virtiofs_sandbox.policies.share import Share
+from virtiofs_sandbox.policies.values import MetricsAddress
 from virtiofs_sandbox.supervisor.activation import PassedSockets
 from virtiofs_sandbox.supervisor.berth import Ground
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError
 from virtiofs_sandbox.supervisor.notify import Notifier
-from virtiofs_sandbox.supervisor.resident import Fleeting, run_fleet
+from virtiofs_sandbox.supervisor.recent import Recent
+from virtiofs_sandbox.supervisor.serving import Fleeting, run_fleet
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.zygotes import Launching, Z
 
@@ -29,7 +32,7 @@ from virtiofs_sandbox.supervisor.zygotes import Launching, Z
 class Planner:
     """Plans launches for the host as it was when looked at last: one look serves many shares."""
 
-    def __init__(self, worker: Path) -> None:
+    def __init__(self, worker: Path | None) -> None:
         self._worker = worker
         self._host = probe_host()
 
@@ -46,17 +49,28 @@ def serve(
     directory: Path,
     *,
     control: Path,
-    worker: Path,
+    worker: Path | None,
     zygote: Zygote,
     passed: tuple[tuple[str, int], ...],
     notifier: Notifier,
+    log_format: LogForm | None = None,
+    metrics: MetricsAddress | None = None,
 ) -> int:
     """Serves until a signal; returns the exit status. *passed* are the inherited sockets, *control* is the directory of
-    the control socket.
+    the control socket; Prometheus is told on *metrics*, or where the site says.
     """
     planner = Planner(worker)
     launching = Launching(zygote, Zygote.start, Launcher)
-    return hold(directory, planner, launching, control=control, passed=passed, notifier=notifier)
+    return hold(
+        directory,
+        planner,
+        launching,
+        control=control,
+        passed=passed,
+        notifier=notifier,
+        log_format=log_format,
+        metrics=metrics,
+    )
 
 
 def hold(
@@ -67,38 +81,47 @@ def hold(
     control: Path,
     passed: tuple[tuple[str, int], ...] = (),
     notifier: Notifier | None = None,
+    log_format: LogForm | None = None,
+    metrics: MetricsAddress | None = None,
 ) -> int:
     """As `serve`, by any planner and launcher."""
     _allow_many_descriptors()
+    recent = Recent()
+    output = Output(form=form_of(log_format, os.environ), recent=recent)
     try:
         sockets = PassedSockets(passed)
+        site = loader.site(directory)
         fleeting = Fleeting(
             directory,
             Ground(planner.plan, lambda policy, before: _listener(policy, before, sockets)),
             planner.look_anew,
             lambda: serve_listener(control),
-            loader.site(directory).warm,
+            site.warm,
             REFUSALS,
+            metrics=metrics or site.metrics,
         )
         clean = asyncio.run(
             run_fleet(
                 fleeting,
                 launching,
-                sink=Output().show,
+                sink=output.show,
                 timing=Timing(),
                 notifier=notifier or Notifier(None),
                 passed=sockets,
+                recent=recent,
             )
         )
     except (ListenError, PolicyError, WideningError) as error:
         launching.zygote.close()
-        complain("serve", error)
+        output.failed("serve", "", error)
         return Status.WIDENS if isinstance(error, WideningError) else Status.FAILED
+    finally:
+        output.close()
     return Status.DONE if clean else Status.FAILED
 
 
 def _listener(policy: Policy, before: Listener | None, sockets: PassedSockets) -> Listener:
-    return sockets.listener(policy.name, policy.socket.path) or bind(policy.socket, instead_of=before)
+    return sockets.listener(policy) or bind(policy.socket, instead_of=before)
 
 
 def _allow_many_descriptors() -> None:

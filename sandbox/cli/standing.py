@@ -110,7 +110,7 @@ def _all(options: argparse.Namespace) -> int:
     directory = arguments.control_directory_of(options)
     shares: list[Standing] = []
     status = Status.DONE
-    for path in _sockets(directory):
+    for path in sockets(directory):
         try:
             listing = asking.ask(path, ListShares(), Listing)
         except asking.NotRunningError:
@@ -134,7 +134,7 @@ def _all(options: argparse.Namespace) -> int:
     return status
 
 
-def _sockets(directory: Path) -> list[Path]:
+def sockets(directory: Path) -> list[Path]:
     from virtiofs_sandbox.policies.places import CONTROL_SUFFIX  # noqa: PLC0415
 
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from virtiofs_sandbox.cli.status import EPILOG, Status
 from virtiofs_sandbox.cli.text import STANDARD_OUTPUT, complain, write_line
 from virtiofs_sandbox.compat import machine
 from virtiofs_sandbox.compat.meaning import Caller, Meaning, Question
-from virtiofs_sandbox.compat.options import OPTIONS
+from virtiofs_sandbox.compat.options import OPTIONS, Outcome
 from virtiofs_sandbox.compat.parsing import UsageError, parse
 from virtiofs_sandbox.policies.narrowing import Arguments
 from virtiofs_sandbox.policies.places import control_directory, default_directory
@@ -23,6 +24,7 @@ from virtiofs_sandbox.supervisor import footprint
 
 if TYPE_CHECKING:
     from virtiofs_sandbox.policies.offer import Offer
+    from virtiofs_sandbox.supervisor.activation import PassedSockets
     from virtiofs_sandbox.supervisor.listener import Listener
 
 AS = "as virtiofsd"
@@ -109,10 +111,10 @@ def _serve(request: Request) -> int:
 
     with contextlib.ExitStack() as held:
 
-        def listen(arguments: Arguments, wanted: Offer) -> Listener:
+        def listen(arguments: Arguments, wanted: Offer, passed: PassedSockets | None) -> Listener:
             if wanted.socket is not None:
                 held.enter_context(PidFile(wanted.socket.path))
-            return foreground.listener(arguments, wanted)
+            return foreground.listener(arguments, wanted, passed)
 
         form = foreground.Form(
             command=AS,
@@ -135,6 +137,7 @@ def _serve(request: Request) -> int:
                 worker=worker,
                 zygote=zygote,
                 form=form,
+                log_format=meaning.log_format,
             )
         except foreground.MissingArgumentError as error:
             complain(AS, error)
@@ -153,5 +156,9 @@ def _help() -> str:
     for option in OPTIONS:
         if option.names:
             names = ", ".join(option.names) + (f" {option.value}" if option.value else "")
-            lines.append(f"  {names:34} {option.means}".rstrip())
-    return "\n".join([*lines, "", EPILOG])
+            outcomes = (
+                f"{outcome.value}: {when}" for outcome, when in option.outcomes.items() if outcome is Outcome.WARNING
+            )
+            text = option.means or "; ".join(outcomes)
+            lines += textwrap.wrap(f"{names:32}{text}", 100, initial_indent="  ", subsequent_indent=" " * 34)
+    return "\n".join([*lines, "", *textwrap.wrap(EPILOG, 100)])

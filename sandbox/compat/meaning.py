@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from virtiofs_sandbox.cli.logform import LogForm
 from virtiofs_sandbox.compat.idmaps import Extent, Rule, of_namespace, of_rules
 
 # What a worker needs to serve at all, with room for the files that a guest has open.
@@ -45,6 +46,7 @@ class Meaning:
     policy_dir: Path | None = None
     control_dir: Path | None = None
     worker: Path | None = None
+    log_format: LogForm | None = None
     question: Question | None = None
     warnings: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from virtiofs_sandbox.cli.logform import LogForm
 from virtiofs_sandbox.compat import idmaps
 from virtiofs_sandbox.compat.meaning import LEAST_DESCRIPTORS, Meaning, Question
 from virtiofs_sandbox.policies.share import CacheMode, LogLevel, SeccompAction, ShareError, Tier, check_tag
@@ -167,6 +168,10 @@ def _legacy_cache(value: str) -> CacheMode:
         "metadata": CacheMode.METADATA,
     }
     return _one_of(modes)(value)
+
+
+def _log_format(meaning: Meaning, value: str, option: str) -> None:
+    meaning.log_format = _one_of({form.value: form for form in LogForm})(value)
 
 
 def _xattr(meaning: Meaning, value: str, option: str) -> None:
@@ -537,6 +542,14 @@ OPTIONS = (
         _own("control_dir"),
         "DIR",
         row="--control-dir",
+        ours=True,
+    ),
+    Option(
+        ("--log-format",),
+        "Lines of text or JSON, or entries of the journal, as for run.",
+        _log_format,
+        "FORM",
+        row="--log-format",
         ours=True,
     ),
     Option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,15 +33,15 @@ class PidFile:
             raise ListenError(f"pid file {self.path}: {error.strerror}; it stands beside the socket") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Another one may have removed it meanwhile: what is locked has to be what is there.
-            if not os.path.samestat(os.fstat(descriptor), os.lstat(self.path)):
+            if not self._is_ours(descriptor):
                 raise BlockingIOError
             os.ftruncate(descriptor, 0)
             os.write(descriptor, b"%d\n" % os.getpid())
         except (BlockingIOError, FileNotFoundError) as error:
             os.close(descriptor)
             raise ListenError(
-                f"pid file {self.path}: another process holds it; stop that one, or choose another socket"
+                f"pid file {self.path}: another process holds it, or it is somebody else's; "
+                "stop that one, or choose another socket"
             ) from error
         except OSError as error:
             os.close(descriptor)
@@ -52,5 +53,12 @@ class PidFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with contextlib.suppress(OSError):
-            os.unlink(self.path)
+            if self._is_ours(self._descriptor):
+                os.unlink(self.path)
         os.close(self._descriptor)
+
+    def _is_ours(self, descriptor: int) -> bool:
+        """What is locked has to be what is there, and no other name of a file that matters elsewhere."""
+        held, there = os.fstat(descriptor), os.lstat(self.path)
+        plain = stat.S_ISREG(held.st_mode) and held.st_nlink == 1 and held.st_uid == os.geteuid()
+        return plain and os.path.samestat(held, there)

@@ -11,7 +11,7 @@ Arguments are compared as the kernel sees them: `int` arguments in their lower 3
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -416,15 +416,20 @@ def steady(role: Role, needs: Needs) -> tuple[Call, ...]:
 
 
 def union(needs: Needs) -> tuple[Call, ...]:
-    """What the first stage allows: start-up and every role. A call without forms in one of them has none here."""
-    merged: dict[str, list[Call]] = {}
-    for call in (*START, *(call for role in Role for call in steady(role, needs))):
-        merged.setdefault(call.name, []).append(call)
+    """What the first stage allows: start-up and every role."""
+    return merged((*START, *(call for role in Role for call in steady(role, needs))))
+
+
+def merged(table: Iterable[Call]) -> tuple[Call, ...]:
+    """Each call once, with the forms of all its entries, or none where one of them has none."""
+    by_name: dict[str, list[Call]] = {}
+    for call in table:
+        by_name.setdefault(call.name, []).append(call)
     return tuple(
         Call(
             name,
             "; ".join(dict.fromkeys(call.reason for call in calls)),
             tuple(dict.fromkeys(form for call in calls for form in call.forms)) if all(c.forms for c in calls) else (),
         )
-        for name, calls in merged.items()
+        for name, calls in by_name.items()
     )

@@ -20,6 +20,7 @@ class Capability(enum.IntEnum):
     SETUID = 7
     SETPCAP = 8
     SYS_RESOURCE = 24
+    MKNOD = 27
     SETFCAP = 31
 
 

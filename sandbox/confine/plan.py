@@ -113,6 +113,22 @@ class ControlGroup:
 
 
 @dataclass(frozen=True)
+class ProgramPlan:
+    """A program that serves in the place of our own worker, in a root with what it needs to start.
+
+    *executed* is the file that exec gets: its dynamic loader, or itself. *files* are mounted read-only, (path on the
+    host, path in the jail) each; *readable* is what Landlock grants besides the share, (path in the jail, rights) each.
+    *arguments* is its argv. *waiting* is the seccomp program by which its accept(2) waits for the supervisor.
+    """
+
+    executed: bytes
+    files: tuple[tuple[bytes, bytes], ...]
+    arguments: tuple[bytes, ...]
+    readable: tuple[tuple[bytes, int], ...]
+    waiting: bytes
+
+
+@dataclass(frozen=True)
 class LaunchPlan:
     """Everything the zygote and the jail stages need; made by `prepare`, sent to the zygote as it is.
 
@@ -129,7 +145,7 @@ class LaunchPlan:
     *limits* are (RLIMIT_* number, value) each; *process_limit* is RLIMIT_NPROC inside the user namespace, None where
     it would not bind. Without *lock_capabilities* bounding set and securebits stay as they are. *rules* says of each
     path rule whether a mount holds it too. *cgroups* are the directories of *groups*, which are there before the
-    launch: the jail joins them before anything else.
+    launch: the jail joins them before anything else. With *program* that serves instead of our own worker.
     """
 
     share: str
@@ -167,3 +183,4 @@ class LaunchPlan:
     process_limit: int | None = None
     lock_capabilities: bool = True
     rules: tuple[HeldRule, ...] = ()
+    program: ProgramPlan | None = None

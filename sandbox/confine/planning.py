@@ -58,10 +58,18 @@ def prepare(share: Share, host: HostProbe, *, worker: Path, end_with_supervisor:
     needs = seccomp.needs(share, ids=who.ids, attributes=attributes)
     refusal = seccomp.refusal(share.sandbox.seccomp, recorded=not host.audit_errno)
     exec_key = int.from_bytes(os.urandom(8), "little")
+    kept = 0 if bare else capabilities.kept(share, who.ids)
+    program = None
+    if share.program is not None:
+        from virtiofs_sandbox.confine import foreign  # noqa: PLC0415 - it reads ELF files, which nobody else does
+
+        inside = who.become or (host.uid, host.gid)
+        program = foreign.program_plan(share, tier, as_one=inside if who.ids == "self" else None, kept=kept)
+        kept |= foreign.to_drop_others(inside[0])
     return LaunchPlan(
         share=share.name,
         source=os.fsencode(share.source.absolute()) if share.source else b"",
-        worker=os.fsencode(worker.absolute()),
+        worker=os.fsencode(worker.absolute()) if program is None else program.executed,
         tier=tier,
         ids=who.ids,
         warnings=tuple(sentence for sentence in warnings if sentence),
@@ -70,15 +78,19 @@ def prepare(share: Share, host: HostProbe, *, worker: Path, end_with_supervisor:
         deny_setgroups=who.deny_setgroups,
         share_attributes=mountplan.share_attributes(share.access),
         nofile=nofile,
-        capabilities=0 if bare else capabilities.kept(share, who.ids),
+        capabilities=kept,
         last_capability=host.last_capability,
         securebits=capabilities.SECUREBITS,
         landlock=landlock.plan(share.access, host.landlock_abi) if host.landlock_abi else None,
-        seccomp=seccomp.program(exec_key, needs, refusal),
+        seccomp=(
+            seccomp.program(exec_key, needs, refusal)
+            if program is None
+            else seccomp.stock_program(exec_key, needs, seccomp.refusal(share.sandbox.seccomp, recorded=True))
+        ),
         seccomp_flags=seccomp.FLAGS,
         seccomp_unlogged=seccomp.unlogged_program(),
         exec_key=exec_key,
-        filters=seccomp.role_programs(needs, refusal),
+        filters=seccomp.role_programs(needs, refusal) if program is None else None,
         attributes=attributes,
         end_with_supervisor=end_with_supervisor,
         children=children,
@@ -86,7 +98,7 @@ def prepare(share: Share, host: HostProbe, *, worker: Path, end_with_supervisor:
         become=who.become,
         early_mounts=who.early_mounts,
         idmapped=who.idmapped,
-        attached=bool(children or rule_mounts),
+        attached=bool(children or rule_mounts or program),
         rule_mounts=rule_mounts,
         limits=LIMITS,
         # Without a user namespace of its own a jail would count with everything else that its user runs.
@@ -95,6 +107,7 @@ def prepare(share: Share, host: HostProbe, *, worker: Path, end_with_supervisor:
         rules=rules,
         cgroups=tuple(os.fsencode(group.directory) for group in groups.groups),
         groups=groups.groups,
+        program=program,
     )
 
 

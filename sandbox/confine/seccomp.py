@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
-from virtiofs_sandbox.confine import calls
+from virtiofs_sandbox.confine import calls, stockcalls
 from virtiofs_sandbox.confine.calls import Call, Needs, Role
 from virtiofs_sandbox.confine.plan import RoleFilters
 from virtiofs_sandbox.policies.share import Access, SeccompAction, Share
@@ -81,7 +81,7 @@ def program(key: int, needs: Needs = EVERYTHING, refusal: Refusal = Refusal.ERRN
     return _compiled(allowed, calls.KILLED, Refusal.ERRNO if refusal is Refusal.TRAP else refusal)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=16)
 def role_programs(needs: Needs = EVERYTHING, refusal: Refusal = Refusal.ERRNO) -> RoleFilters:
     """The second stage of each role, loaded over the first one: the same object for all shares of the same kind."""
     programs = {
@@ -91,7 +91,22 @@ def role_programs(needs: Needs = EVERYTHING, refusal: Refusal = Refusal.ERRNO) -
     return RoleFilters(**programs)
 
 
-@functools.cache
+def stock_program(key: int, needs: Needs = EVERYTHING, refusal: Refusal = Refusal.ERRNO) -> bytes:
+    """The program of a jail in which a stock virtiofsd serves; there is no second stage."""
+    return _compiled((*stockcalls.allowed(needs), calls.execveat(key)), stockcalls.DEADLY, refusal)
+
+
+def waiting_program() -> bytes:
+    """The program for accept(2): the call waits until the supervisor answers it, if the other program allows it."""
+    import pyseccomp  # noqa: PLC0415
+
+    compiled = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+    compiled.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
+    compiled.add_rule(pyseccomp.NOTIFY, stockcalls.ACCEPTING.name)
+    return _exported(compiled)
+
+
+@functools.lru_cache(maxsize=1)
 def unlogged_program() -> bytes:
     """The program for refusals that are no news: it is loaded beside the other one, without FLAGS.
 

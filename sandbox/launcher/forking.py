@@ -51,7 +51,7 @@ def serve(supervisor: socket.socket) -> NoReturn:
             number, kind = REQUEST.unpack_from(request)
             body = memoryview(request)[REQUEST.size :]
             if kind == LAUNCH:
-                answer = _fork_jail(plans.decode(body), stages.Received(*descriptors))
+                answer = _fork_jail(plans.decode(body), stages.Received.of(descriptors))
             else:
                 answer = _fork_adjuster(adjustments.decode(body))
             peer.send(ANSWER.pack(number, *answer))
@@ -204,7 +204,7 @@ def _intermediate(plan: LaunchPlan, received: stages.Received, zygote: socket.so
             stage = Stage.USER_NAMESPACE
             stages.user_namespace()
             zygote.send(ANSWER.pack(0, stage, 0, 0, 0))
-            taken = _mapped(zygote)
+            taken = _mapped(plan, zygote)
         stage = Stage.IDENTITY
         stages.become(plan)
         if plan.tier is not Tier.BARE:
@@ -220,9 +220,9 @@ def _intermediate(plan: LaunchPlan, received: stages.Received, zygote: socket.so
         os._exit(0)
 
 
-def _mapped(zygote: socket.socket) -> Taken | None:
+def _mapped(plan: LaunchPlan, zygote: socket.socket) -> Taken | None:
     """Waits until the maps are written; the mounts that came with the word. Ends with a zygote that gave up."""
     word, descriptors, _, _ = socket.recv_fds(zygote, len(MAPPED), MAX_MOUNTS, socket.MSG_CMSG_CLOEXEC)
     if word != MAPPED:
         os._exit(0)
-    return Taken.of(descriptors) if descriptors else None
+    return Taken.of(descriptors, plan) if descriptors else None

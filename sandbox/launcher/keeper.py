@@ -53,7 +53,7 @@ def _build(plan: LaunchPlan, received: stages.Received, taken: Taken | None, pro
     progress.done(Stage.PARENT)
     stages.supervisor_alive(received.report)
     handed = _plain(plan, progress) if plan.tier is Tier.BARE else _mounted(plan, taken, progress)
-    stages.descriptors(received, handed)
+    stages.descriptors(plan, received, handed)
     progress.report = stages.FD_REPORT
     progress.done(Stage.DESCRIPTORS)
     stages.drop_capabilities(plan)
@@ -70,8 +70,11 @@ def _mounted(plan: LaunchPlan, taken: Taken | None, progress: Progress) -> stage
     taken, proc = stages.own_mounts(plan, taken)
     progress.done(Stage.MOUNTS)
     share = stages.own_root(plan, taken, progress.unheld)
+    null = stages.null_of_a_mount(proc, taken.null)
+    if plan.program is not None:
+        stages.own_program(plan.program, taken, proc)
     progress.done(Stage.ROOT)
-    return stages.Handed(share, proc, taken.binary, *stages.null_of_a_mount(proc, taken.null))
+    return stages.Handed(share, proc, taken.binary, *null)
 
 
 def _plain(plan: LaunchPlan, progress: Progress) -> stages.Handed:

@@ -9,11 +9,13 @@ import itertools
 import os
 import signal
 import socket
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import msgspec
 from virtiofs_sandbox.confine import LaunchPlan, Tier
 from virtiofs_sandbox.confine.plan import MountChange
+from virtiofs_sandbox.ipc.descriptors import OwnedFd
 from virtiofs_sandbox.launcher.adjusting import Adjustment, Place
 from virtiofs_sandbox.launcher.errors import LaunchError, adjustment_failure, check_changes, failure, unanswered
 from virtiofs_sandbox.launcher.reports import ADJUST, ALIVE, ANSWER, GO, LAUNCH, RECORD, REQUEST, Stage
@@ -21,17 +23,26 @@ from virtiofs_sandbox.launcher.zygote import Zygote
 
 # A launch takes milliseconds; one that takes this long waits for something that will not come.
 TIMEOUT_SECONDS = 10.0
+# In the place of a descriptor number.
+NOTHING = -1
 
 
 @dataclass(frozen=True)
 class HandOver:
-    """The worker's ends, by descriptor number (ipc/README.md lists them). The caller keeps owning and closes them."""
+    """The worker's ends, by descriptor number (ipc/README.md lists them). The caller keeps owning and closes them.
+
+    Another program than our own worker gets the log and nothing else; the others are NOTHING then.
+    """
 
     control: int
     config: int
     stats: int
     arena: int
     log: int
+
+    @classmethod
+    def of_log(cls, log: int) -> HandOver:
+        return cls(NOTHING, NOTHING, NOTHING, NOTHING, log)
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,8 @@ class Jail:
 
     Without a pid namespace (BARE) others may outlive the keeper: end_group() and bury_group() go with the wait then.
     *place* is where its mounts can be adjusted, None where they cannot. *unheld* are the patterns, of those the plan
-    holds by mounts, that nothing was mounted for, since there was nothing at their path.
+    holds by mounts, that nothing was mounted for, since there was nothing at their path. *asking* is where another
+    program than our worker waits for its client (syscalls/notifying.py); its owner closes it.
     """
 
     pid: int
@@ -48,6 +60,7 @@ class Jail:
     tier: Tier
     place: Place | None = None
     unheld: tuple[bytes, ...] = ()
+    asking: OwnedFd | None = None
 
 
 class Launcher:
@@ -71,6 +84,8 @@ class Launcher:
                 with contextlib.suppress(LaunchError):
                     jail = await launching
                     _end(jail.pidfd)
+                    if jail.asking is not None:
+                        jail.asking.close()
                 raise
 
     async def adjust(self, jail: Jail, changes: tuple[MountChange, ...]) -> None:
@@ -92,7 +107,7 @@ class Launcher:
             try:
                 async with asyncio.timeout(TIMEOUT_SECONDS):
                     place = _place(plan, pid)
-                    unheld = await _follow(plan, ours)
+                    unheld, asking = await _follow(plan, ours)
             except TimeoutError as error:
                 _end(pidfd)
                 raise LaunchError("launch", "receive(report)", 0, "the jail did not get ready in 10 s") from error
@@ -102,18 +117,13 @@ class Launcher:
             except OSError as error:
                 _end(pidfd)
                 raise failure(plan, Stage.PARENT, "send(go)", error.errno or 0) from error
-        return Jail(pid, pidfd, plan.tier, place, tuple(plan.rule_mounts[index].path for index in unheld))
+        paths = tuple(plan.rule_mounts[index].path for index in unheld)
+        return Jail(pid, pidfd, plan.tier, place, paths, asking)
 
     async def _fork(self, plan: LaunchPlan, hand_over: HandOver, report: int) -> int:
         """Asks for the jail; returns the keeper's pid, by now our child."""
-        descriptors = (
-            hand_over.log,
-            hand_over.control,
-            hand_over.config,
-            hand_over.stats,
-            hand_over.arena,
-            report,
-        )
+        own = (hand_over.control, hand_over.config, hand_over.stats, hand_over.arena)
+        descriptors = (hand_over.log, report, *(number for number in own if number != NOTHING))
         # What only this side reads stays here.
         asked = dataclasses.replace(plan, warnings=(), rules=(), groups=(), filters=None)
         number = self._send(LAUNCH, asked, descriptors)
@@ -178,28 +188,56 @@ def _place(plan: LaunchPlan, pid: int) -> Place | None:
     return Place(pid, user, mount, plan.become, plan.early_mounts, plan.idmapped, bool(plan.children))
 
 
-async def _follow(plan: LaunchPlan, report: socket.socket) -> list[int]:
+async def _follow(plan: LaunchPlan, report: socket.socket) -> tuple[list[int], OwnedFd | None]:
     """Takes the keeper through its stages; returns when the socket closed after the last one, which exec does.
 
-    The result are the places of rules that found nothing to be mounted over.
+    The result are the places of rules that found nothing to be mounted over, and where another program than our worker
+    will wait for its client.
     """
-    loop = asyncio.get_running_loop()
     report.send(GO)
     last = Stage.NAMESPACES
     unheld = []
-    while record := await loop.sock_recv(report, RECORD.size):
-        stage, call, errno = RECORD.unpack(record)
-        if call:
-            raise failure(plan, stage, call, errno)
-        if errno:
-            unheld.append(errno - 1)
-            continue
-        last = Stage(stage)
-        if last is Stage.PARENT:
-            report.send(ALIVE)
-    if last is not Stage.SECCOMP:
-        raise failure(plan, Stage(last + 1), "unknown call", 0)
-    return unheld
+    with ExitStack() as failing:
+        asking = None
+        while True:
+            record, descriptor = await _record(report, 1 if plan.program else 0)
+            if descriptor is not None:
+                asking = failing.enter_context(descriptor)
+            if not record:
+                break
+            stage, call, errno = RECORD.unpack(record)
+            if call:
+                raise failure(plan, stage, call, errno)
+            if errno:
+                unheld.append(errno - 1)
+                continue
+            last = Stage(stage)
+            if last is Stage.PARENT:
+                report.send(ALIVE)
+        if last is not Stage.SECCOMP:
+            raise failure(plan, Stage(last + 1), "unknown call", 0)
+        failing.pop_all()
+        return unheld, asking
+
+
+async def _record(report: socket.socket, descriptors: int) -> tuple[bytes, OwnedFd | None]:
+    """The next report, and what came with it, of at most so many *descriptors*."""
+    loop = asyncio.get_running_loop()
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            record, numbers, _, _ = socket.recv_fds(report, RECORD.size, descriptors, socket.MSG_CMSG_CLOEXEC)
+            return record, OwnedFd(numbers[0]) if numbers else None
+        readable = loop.create_future()
+        loop.add_reader(report.fileno(), _resolve, readable)
+        try:
+            await readable
+        finally:
+            loop.remove_reader(report.fileno())
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _end(pidfd: int) -> None:

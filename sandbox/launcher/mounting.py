@@ -6,6 +6,12 @@ Where a share is mounted in the jail's root, that root has three entries, of whi
     /hidden-directory    what is mounted over a hidden directory: empty, mode 000
     /hidden-file         over anything else that is hidden
 
+and where another program serves than our own worker, what that one looks for:
+
+    /program, /lib       itself and its libraries, a mount for each file
+    /proc/self           what procfs tells of the process itself
+    /proc/sys/fs/nr_open a file with the number of descriptors it may have
+
 Everything here lies on read-only mounts. A directory for a new child is made through another, writable mount of the
 tree's file system, which no process inside ever holds.
 """
@@ -18,13 +24,15 @@ import os
 import stat
 from dataclasses import dataclass
 
-from virtiofs_sandbox.confine.plan import LaunchPlan, RuleMount
+from virtiofs_sandbox.confine.plan import LaunchPlan, ProgramPlan, RuleMount
 from virtiofs_sandbox.syscalls import mounts
 from virtiofs_sandbox.syscalls.base import SyscallError, named
 
 PLAIN = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOEXEC
 READ_ONLY = PLAIN | mounts.MOUNT_ATTR_RDONLY
 SHARE, HIDDEN_DIRECTORY, HIDDEN_FILE = b"/share", b"/hidden-directory", b"/hidden-file"
+LIBRARIES, PROC, PROC_SELF, NR_OPEN = b"/lib", b"/proc", b"/proc/self", b"/proc/sys/fs/nr_open"
+_ABOVE_NR_OPEN = (b"/proc/sys", b"/proc/sys/fs")
 # Not there, or by way of a symbolic link, or nowhere that these ids may go: nothing to mount over. The worker still
 # holds the rule for whatever comes to be there.
 _NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
@@ -33,27 +41,36 @@ _TREE_OPTIONS = ((b"size", b"4096"), (b"nr_inodes", b"1024"), (b"mode", b"0755")
 
 @dataclass(frozen=True)
 class Taken:
-    """Detached clones of host mounts, each by an O_PATH descriptor of its root; *share* has one for each child."""
+    """Detached clones of host mounts, each by an O_PATH descriptor of its root.
+
+    *share* has one for each child, *files* one for each file of a program that serves in our worker's place.
+    """
 
     share: tuple[int, ...]
     binary: int
     null: int
+    files: tuple[int, ...] = ()
 
     def numbers(self) -> tuple[int, ...]:
-        return (self.binary, self.null, *self.share)
+        return (self.binary, self.null, *self.files, *self.share)
 
     @classmethod
-    def of(cls, numbers: list[int]) -> Taken:
+    def of(cls, numbers: list[int], plan: LaunchPlan) -> Taken:
         """From the descriptors in the order of `numbers`."""
-        return cls(tuple(numbers[2:]), *numbers[:2])
+        first = 2 + (len(plan.program.files) if plan.program else 0)
+        binary, null = numbers[:2]
+        return cls(tuple(numbers[first:]), binary, null, tuple(numbers[2:first]))
 
 
 def take(plan: LaunchPlan, user_namespace: int | None = None) -> Taken:
     """Clones the share, the worker binary and /dev/null; *user_namespace*, if given, shifts the share's stored ids."""
     with contextlib.ExitStack() as failing:
-        binary = named("open_tree(worker)", mounts.clone_tree, plan.worker, False)
+        binary = _take_file(plan.worker)
         failing.callback(os.close, binary)
-        mounts.restrict_tree(binary, mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV)
+        files = []
+        for path, _ in plan.program.files if plan.program else ():
+            files.append(_take_file(path))
+            failing.callback(os.close, files[-1])
         null = named("open_tree(/dev/null)", mounts.clone_tree, b"/dev/null", False)
         failing.callback(os.close, null)
         mounts.restrict_tree(null, mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NOEXEC)
@@ -62,7 +79,14 @@ def take(plan: LaunchPlan, user_namespace: int | None = None) -> Taken:
             share.append(take_directory(source, attributes, user_namespace))
             failing.callback(os.close, share[-1])
         failing.pop_all()
-        return Taken(tuple(share), binary, null)
+        return Taken(tuple(share), binary, null, tuple(files))
+
+
+def _take_file(path: bytes) -> int:
+    """A detached clone of one file that is run or read, and never changed."""
+    mount = named("open_tree(worker)", mounts.clone_tree, path, False)
+    mounts.restrict_tree(mount, mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV)
+    return mount
 
 
 def take_directory(source: bytes, attributes: int, user_namespace: int | None) -> int:
@@ -90,15 +114,36 @@ def empty_root() -> int:
     return mounts.new_filesystem(b"tmpfs", options, READ_ONLY)
 
 
-def furnished_root() -> int:
-    """A file system with the three entries, read-only once they are there."""
-    options = ((b"size", b"4096"), (b"nr_inodes", b"4"), (b"mode", b"0555"))
+def furnished_root(plan: LaunchPlan) -> int:
+    """A file system with the entries that *plan* needs, read-only once they are there."""
+    files = [HIDDEN_FILE]
+    directories = [(SHARE, 0o555), (HIDDEN_DIRECTORY, 0)]
+    if plan.program is not None:
+        files += [*(place for _, place in plan.program.files), NR_OPEN]
+        directories += [(path, 0o555) for path in (LIBRARIES, PROC, PROC_SELF, *_ABOVE_NR_OPEN)]
+    inodes = b"%d" % (1 + len(directories) + len(files))
+    options = ((b"size", b"4096"), (b"nr_inodes", inodes), (b"mode", b"0555"))
     root = mounts.new_filesystem(b"tmpfs", options, PLAIN)
-    for path, mode in ((SHARE, 0o555), (HIDDEN_DIRECTORY, 0)):
+    for path, mode in directories:
         _make_directory(root, path[1:], mode)
-    named("mknod", _make_file, root, HIDDEN_FILE[1:])
+    for path in files:
+        named("mknod", _make_file, root, path[1:])
+    if plan.program is not None:
+        _write_file(root, NR_OPEN[1:], b"%d\n" % plan.nofile[1])
     mounts.restrict_tree(root, READ_ONLY)
     return root
+
+
+def furnish(plan: ProgramPlan, files: tuple[int, ...], proc: int) -> None:
+    """Mounts *files* of the program and its own part of *proc*, whose process with pid 1 it will be, in the root."""
+    for (_, place), mount in zip(plan.files, files, strict=True):
+        mounts.attach(mount, place)
+    # Only what is mounted can be cloned in part, before Linux 6.15.
+    mounts.attach(proc, PROC)
+    own = named("open_tree", mounts.clone_tree, PROC + b"/1", False)
+    mounts.detach(PROC)
+    mounts.attach(own, PROC_SELF)
+    os.close(own)
 
 
 def attach_share(plan: LaunchPlan, taken: Taken) -> int:
@@ -191,6 +236,16 @@ def _mkdir(parent: int, name: bytes, mode: int) -> None:
 
 def _make_file(parent: int, name: bytes) -> None:
     os.mknod(name, stat.S_IFREG, dir_fd=parent)
+
+
+def _write_file(parent: int, path: bytes, content: bytes) -> None:
+    descriptor = named("open(nr_open)", _open_to_write, parent, path)
+    named("write(nr_open)", os.write, descriptor, content)
+    os.close(descriptor)
+
+
+def _open_to_write(parent: int, path: bytes) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CLOEXEC, dir_fd=parent)
 
 
 def _remove_directory(parent: int, name: bytes) -> None:

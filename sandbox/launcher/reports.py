@@ -111,6 +111,12 @@ CALLS = (
     "rmdir",
     "open(namespace)",
     "compare(namespace)",
+    "open(nr_open)",
+    "write(nr_open)",
+    "open_tree",
+    "socket",
+    "open(program)",
+    "sendmsg(listener)",
 )
 """Names of the calls that a launch makes; their places in this tuple are their numbers in the record."""
 

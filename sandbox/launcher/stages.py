@@ -15,22 +15,25 @@ import fcntl
 import os
 import resource
 import signal
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import landlock.plumbing
 import prctl
-from virtiofs_sandbox.confine.plan import LaunchPlan
+from virtiofs_sandbox.confine.plan import LaunchPlan, ProgramPlan
 from virtiofs_sandbox.launcher import mounting
 from virtiofs_sandbox.launcher.mounting import Taken
-from virtiofs_sandbox.launcher.reports import ALIVE, GO
-from virtiofs_sandbox.syscalls import capabilities, mounts, processes
+from virtiofs_sandbox.launcher.reports import ALIVE, GO, RECORD, Stage
+from virtiofs_sandbox.syscalls import capabilities, mounts, notifying, processes
 from virtiofs_sandbox.syscalls import landlock as landlock_syscalls
 from virtiofs_sandbox.syscalls.base import SyscallError, named
 
 # Where each descriptor of the worker ends up (ipc/README.md).
 FD_NULL_IN, FD_NULL_OUT, FD_LOG, FD_CONTROL, FD_CONFIG, FD_STATS, FD_ARENA, FD_SHARE, FD_PROC, FD_BINARY = range(10)
 FD_REPORT = 10
+# What another program than our worker accepts its client on.
+FD_WAITING = FD_CONTROL
 FD_END = 11
 _OUT_OF_THE_WAY = 64
 
@@ -49,14 +52,19 @@ _RULE_PATH_BENEATH = 1
 
 @dataclass(frozen=True)
 class Received:
-    """Descriptors that came with the request, in the order in which they were sent."""
+    """Descriptors that came with the request, in the order in which they were sent.
+
+    *own* are what our own worker gets beside its log: control socket, configuration, statistics, arena.
+    """
 
     log: int
-    control: int
-    config: int
-    stats: int
-    arena: int
     report: int
+    own: tuple[int, ...]
+
+    @classmethod
+    def of(cls, numbers: list[int]) -> Received:
+        log, report, *own = numbers
+        return cls(log, report, tuple(own))
 
 
 @dataclass(frozen=True)
@@ -175,7 +183,7 @@ def own_root(plan: LaunchPlan, taken: Taken, unheld: Callable[[int], None]) -> i
     *unheld* is told the places of rules in the plan that had nothing to be mounted over. Should: reach what it holds
     descriptors of. Must not: name any path of the host; change what an exact rule froze, see what one hid.
     """
-    root = mounting.furnished_root() if plan.attached else mounting.empty_root()
+    root = mounting.furnished_root(plan) if plan.attached else mounting.empty_root()
     mounts.attach(root, b"/")
     named("fchdir", os.fchdir, root)
     # With both names "." the old root ends up on top of the new one, from where it is taken off again: pivot_root(2).
@@ -190,6 +198,15 @@ def own_root(plan: LaunchPlan, taken: Taken, unheld: Callable[[int], None]) -> i
         if not mounting.hold(share, rule):
             unheld(index)
     return share
+
+
+def own_program(plan: ProgramPlan, taken: Taken, proc: int) -> None:
+    """Puts a program that serves in our worker's place, and what that looks for, into the root.
+
+    Should: find itself, its libraries, and what procfs tells of itself. Must not: see another process there, nor change
+    any of it.
+    """
+    mounting.furnish(plan, taken.files, proc)
 
 
 def plain_directories(plan: LaunchPlan) -> Handed:
@@ -218,7 +235,7 @@ def null_of_a_mount(proc: int, null: int) -> tuple[int, int]:
     )
 
 
-def descriptors(received: Received, handed: Handed) -> None:
+def descriptors(plan: LaunchPlan, received: Received, handed: Handed) -> None:
     """Moves every descriptor to its documented number and closes all others.
 
     Should: hold exactly the documented ones across exec, and the report socket until then. Must not: hold any other,
@@ -228,23 +245,28 @@ def descriptors(received: Received, handed: Handed) -> None:
         FD_NULL_IN: handed.null_in,
         FD_NULL_OUT: handed.null_out,
         FD_LOG: received.log,
-        FD_CONTROL: received.control,
-        FD_CONFIG: received.config,
-        FD_STATS: received.stats,
-        FD_ARENA: received.arena,
         FD_SHARE: handed.share,
         FD_PROC: handed.proc,
         FD_BINARY: handed.binary,
         FD_REPORT: received.report,
     }
+    gone_by_exec = {FD_BINARY, FD_REPORT}
+    if plan.program is None:
+        wanted |= zip((FD_CONTROL, FD_CONFIG, FD_STATS, FD_ARENA), received.own, strict=True)
+    else:
+        # Of the jail's own network namespace, and neither bound nor listening: accept(2) is answered, not carried out.
+        wanted[FD_WAITING] = named("socket", socket.socket, socket.AF_UNIX).detach()
+        # It has them by path.
+        gone_by_exec |= {FD_SHARE, FD_PROC}
     # Two moves, since a descriptor may already sit on a number that another one wants.
     parked = {
         number: named("fcntl(F_DUPFD)", fcntl.fcntl, held, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY)
         for number, held in wanted.items()
     }
     for number, held in parked.items():
-        survives_exec = number not in (FD_BINARY, FD_REPORT)
-        named("dup2", os.dup2, held, number, survives_exec)
+        named("dup2", os.dup2, held, number, number not in gone_by_exec)
+    for number in set(range(FD_END)) - set(wanted):
+        os.closerange(number, number + 1)
     processes.close_from(FD_END)
 
 
@@ -275,6 +297,10 @@ def landlock_domain(plan: LaunchPlan) -> None:
     ruleset = landlock_syscalls.create_ruleset(wanted.handled_fs, wanted.handled_net, wanted.scoped)
     _allow(ruleset, FD_SHARE, wanted.share_rights)
     _allow(ruleset, FD_BINARY, wanted.binary_rights)
+    for path, rights in plan.program.readable if plan.program else ():
+        place = named("open(program)", os.open, path, os.O_PATH | os.O_CLOEXEC)
+        _allow(ruleset, place, rights)
+        os.close(place)
     # The package takes a leftover errno for a failure of its own call.
     processes.clear_errno()
     named("landlock_restrict_self", landlock.plumbing.get_restrict_self(), ruleset, wanted.restrict_flags)
@@ -286,6 +312,8 @@ def seccomp_filter(plan: LaunchPlan) -> None:
 
     Should: make the calls of the table. Must not: make any other, not even on the way to the worker's first line.
     """
+    if plan.program is not None:
+        _ask_supervisor(plan.program)
     processes.load_seccomp(plan.seccomp_unlogged, 0)
     processes.load_seccomp(plan.seccomp, plan.seccomp_flags)
 
@@ -295,7 +323,8 @@ def execute(plan: LaunchPlan) -> None:
 
     Should: be the worker. Must not: execute anything ever again.
     """
-    processes.execute_descriptor(FD_BINARY, (b"virtiofs-worker", plan.share.encode()), plan.exec_key)
+    own = (b"virtiofs-worker", plan.share.encode())
+    processes.execute_descriptor(FD_BINARY, plan.program.arguments if plan.program else own, plan.exec_key)
 
 
 # ------------------------------------------------------------------------------------------------------------------
@@ -346,6 +375,15 @@ def _drop_bounding(capability: int) -> None:
     else:
         # Newer than the headers python-prctl was built with: it refuses the number.
         capabilities.drop_bounding(capability)
+
+
+def _ask_supervisor(program: ProgramPlan) -> None:
+    """From here on accept(2) waits for the supervisor, which gets the descriptor to answer by."""
+    listener = notifying.load_asking(program.waiting)
+    report = socket.socket(fileno=FD_REPORT)
+    named("sendmsg(listener)", socket.send_fds, report, [RECORD.pack(Stage.LANDLOCK, 0, 0)], [listener])
+    report.detach()
+    os.close(listener)
 
 
 def _allow(ruleset: int, descriptor: int, rights: int) -> None:

@@ -7,12 +7,14 @@ are not ours to remove.
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+import stat
+from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from virtiofs_sandbox.ipc.descriptors import OwnedFd
-from virtiofs_sandbox.supervisor.listener import Listener
+from virtiofs_sandbox.policies.policy import Policy
+from virtiofs_sandbox.supervisor.listener import Listener, ListenError
 
 FIRST = 3
 # More than anybody has, and few enough to look at each.
@@ -80,24 +82,58 @@ class PassedSockets:
     def __bool__(self) -> bool:
         return bool(self._sockets)
 
-    def find(self, share: str, path: Path) -> PassedSocket | None:
-        by_name = next((one for one in self._sockets if one.name == share), None)
-        return by_name or next((one for one in self._sockets if one.address and _same(one.address, path)), None)
+    def listener(self, policy: Policy) -> Listener | None:
+        """A listener on the socket that the share of *policy* takes; None when there is none.
 
-    def listener(self, share: str, path: Path) -> Listener | None:
-        """A listener on the socket that *share* takes; None when there is none. Raises ListenError."""
-        found = self.find(share, path)
-        return None if found is None else Listener.adopt(os.dup(found.descriptor.fileno()))
+        Raises ListenError where more people may connect to it than the policy says.
+        """
+        found = self._find(policy)
+        if found is None:
+            return None
+        complaint = "; ".join(_wider(found, policy))
+        if complaint:
+            raise ListenError(f"inherited socket {found.address or found.name!r}: {complaint}")
+        return Listener.adopt(os.dup(found.descriptor.fileno()))
 
-    def unclaimed(self, shares: dict[str, Path]) -> tuple[PassedSocket, ...]:
-        """Those that none of *shares*, by name with the path of the policy's socket, takes."""
-        taken = [self.find(share, path) for share, path in shares.items()]
+    def unclaimed(self, policies: Iterable[Policy]) -> tuple[PassedSocket, ...]:
+        """Those that no share of *policies* takes."""
+        taken = [self._find(policy) for policy in policies]
         return tuple(one for one in self._sockets if one not in taken)
 
     def close(self) -> None:
         for one in self._sockets:
             one.descriptor.close()
         self._sockets.clear()
+
+    def _find(self, policy: Policy) -> PassedSocket | None:
+        by_name = next((one for one in self._sockets if one.name == policy.name), None)
+        by_address = (one for one in self._sockets if one.address and _same(one.address, policy.socket.path))
+        return by_name or next(by_address, None)
+
+
+def _wider(passed: PassedSocket, policy: Policy) -> Iterator[str]:
+    """What of a socket that we did not make is more than the policy names. What it does not name is the maker's."""
+    named = [key for key in policy.origins if key.startswith("share.socket.")]
+    wanted = policy.socket
+    if not named:
+        return
+    if not passed.address:
+        yield f"it has no file, and {policy.origin(named[0])} says who may connect; listen on {wanted.path}"
+        return
+    if "share.socket.path" in named and not _same(passed.address, wanted.path):
+        yield f"{policy.origin('share.socket.path')} wants it at {wanted.path}; listen there, or take that key out"
+    try:
+        state = os.stat(passed.address, follow_symlinks=False)
+    except OSError as error:
+        yield f"its file cannot be looked at: {error.strerror}"
+        return
+    mode = stat.S_IMODE(state.st_mode)
+    if "share.socket.mode" in named and mode & ~wanted.mode:
+        said = policy.origin("share.socket.mode")
+        yield f"its mode is 0{mode:03o}, and {said} allows 0{wanted.mode:03o}; say SocketMode=0{wanted.mode:03o}"
+    if "share.socket.group" in named and mode & 0o070 and state.st_gid != wanted.group:
+        said = policy.origin("share.socket.group")
+        yield f"its group is {state.st_gid}, and {said} says {wanted.group}; say SocketGroup={wanted.group}"
 
 
 def _same(address: str, path: Path) -> bool:

@@ -20,11 +20,13 @@ from virtiofs_sandbox.policies.share import Share
 from virtiofs_sandbox.supervisor.answers import ShareAnswers
 from virtiofs_sandbox.supervisor.denials import Denials
 from virtiofs_sandbox.supervisor.events import GroupNotFollowed, GroupsLeft, HostLacks, LimitNotHeld, Sink
+from virtiofs_sandbox.supervisor.foreign import launch_foreign
 from virtiofs_sandbox.supervisor.listener import Listener
 from virtiofs_sandbox.supervisor.reloader import Reload, Reloader
 from virtiofs_sandbox.supervisor.service import Service, StartError
 from virtiofs_sandbox.supervisor.sharing import Sharing
 from virtiofs_sandbox.supervisor.spares import Spares
+from virtiofs_sandbox.supervisor.tallies import Tallies
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.watching import Watching
 from virtiofs_sandbox.supervisor.worker import Terms, Worker, launch_worker
@@ -36,7 +38,7 @@ class Common:
     """What all shares of one supervisor have in common.
 
     *budgets* has a directory for each group of shares; *refusals* are what reading a policy may raise without anything
-    being wrong with us; *spares* is how many of the shares keep a worker warm.
+    being wrong with us; *spares* is how many of the shares keep a worker warm; *tallies* hears of all that happens.
     """
 
     zygotes: Zygotes[Any]
@@ -46,6 +48,7 @@ class Common:
     budgets: Path
     refusals: tuple[type[Exception], ...]
     spares: Spares
+    tallies: Tallies
 
     @cached_property
     def watching(self) -> Watching:
@@ -70,6 +73,8 @@ class ActiveShare:
         launched in the control groups that this process is in by then; the share's own come on top.
         """
         self.name = share.name
+        self.policy = policy
+        self.tally = common.tallies.begin(share.name)
         self._common = common
         self._plan = plan
         self._follow_cgroup = follow_cgroup
@@ -116,6 +121,7 @@ class ActiveShare:
         finally:
             self.sharing.close()
             left = await self.groups.close()
+            self._common.tallies.end(self.name, self.tally)
         if left:
             self._common.sink(GroupsLeft(self.name, left))
         return clean and not left
@@ -129,7 +135,8 @@ class ActiveShare:
         plan = dataclasses.replace(terms.plan, cgroups=joined)
         if self._follow_cgroup:
             self._take_along()
-        worker = await launch_worker(dataclasses.replace(terms, plan=plan), generation, self._common.zygotes)
+        launch = launch_foreign if plan.program else launch_worker
+        worker = await launch(dataclasses.replace(terms, plan=plan), generation, self._common.zygotes)
         if joined != self.groups.joined:
             # A reload came between.
             self.groups.enter(worker.pid)

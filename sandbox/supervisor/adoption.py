@@ -76,7 +76,9 @@ class Adoption:
         return tuple(map(self._layer, self._target.plan.rules))
 
     def begin(self, worker: Worker) -> None:
-        """The worker is up: from now on it can follow."""
+        """The worker is up: from now on it can follow, if it is one that does."""
+        if not worker.follows:
+            return
         if self._worker is None:
             self._worker = worker
             self._mounts = JailMounts.built(self._launched_by.plan, worker.unheld)

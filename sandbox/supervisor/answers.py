@@ -16,7 +16,14 @@ from virtiofs_sandbox.confine import LaunchPlan
 from virtiofs_sandbox.ipc import requests
 from virtiofs_sandbox.ipc.requests import RequestError, fitting, words
 from virtiofs_sandbox.ipc.stats import INDEXES, Statistics, Throttled
-from virtiofs_sandbox.policies.limiting import KEYS, LimitError, LimitWidensError, differences, limited
+from virtiofs_sandbox.policies.limiting import (
+    KEYS,
+    LimitError,
+    LimitWidensError,
+    changed_rates,
+    differences,
+    limited,
+)
 from virtiofs_sandbox.policies.problems import shown
 from virtiofs_sandbox.policies.share import ControlLimits, Share
 from virtiofs_sandbox.supervisor.clients import Peer
@@ -24,7 +31,6 @@ from virtiofs_sandbox.supervisor.events import HostLacks, LimitsChanged, Sink
 from virtiofs_sandbox.supervisor.reloader import Reloader
 from virtiofs_sandbox.supervisor.service import Service
 from virtiofs_sandbox.supervisor.sharing import Sharing
-from virtiofs_sandbox.supervisor.slot import Slot
 from virtiofs_sandbox.supervisor.worker import Terms
 
 
@@ -77,12 +83,12 @@ class ShareAnswers:
             tier=terms.plan.tier.value,
             policy=None if self._policy is None else words(shown(self._policy)),
             generation=0 if slot is None else slot.generation,
-            state=self._state(slot),
+            state=self._service.state,
             client=None if slot is None or slot.peer is None else identity(slot.peer),
             clients=tuple(
                 requests.Held(
                     generation=held.generation,
-                    state=self._state(held),
+                    state=held.state.name.lower(),
                     client=identity(held.peer),
                     since=self._service.since(held),
                 )
@@ -112,7 +118,7 @@ class ShareAnswers:
             raise RequestError("refused", str(error)) from error
         found = tuple(differences(terms.share, share))
         if found:
-            self._sink(LimitsChanged(share.name, peer, found))
+            self._sink(LimitsChanged(share.name, peer, found, changed_rates(terms.share, share)))
             self._sharing.follow(share)
             self._service.take_over(Terms(share, plan))
         warnings = tuple(warning for warning in plan.warnings if warning not in terms.plan.warnings)
@@ -150,11 +156,6 @@ class ShareAnswers:
             return self._groups.disk_figures()
         except OSError:
             return {}
-
-    def _state(self, slot: Slot | None) -> str:
-        if slot is None:
-            return "stopping" if self._service.stopping else "idle"
-        return slot.state.name.lower()
 
     def _statistics(self) -> list[Statistics]:
         """Of the workers that serve, else of the one that will."""

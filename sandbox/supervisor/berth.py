@@ -20,7 +20,7 @@ from virtiofs_sandbox.supervisor.active import ActiveShare, Common
 from virtiofs_sandbox.supervisor.answers import absent
 from virtiofs_sandbox.supervisor.backoff import Backoff
 from virtiofs_sandbox.supervisor.clients import Peer
-from virtiofs_sandbox.supervisor.events import ShareFailed, SocketKept, Stopped, Withdrawn
+from virtiofs_sandbox.supervisor.events import ShareFailed, ShareStarting, SocketKept, Stopped, Withdrawn
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError
 from virtiofs_sandbox.supervisor.reloader import Changed
 from virtiofs_sandbox.supervisor.service import StartError
@@ -158,6 +158,7 @@ class Berth:
     async def _try(self) -> None:
         self._cancel_timer()
         self._enter(Situation.STARTING, None)
+        self._common.sink(ShareStarting(self.name, self.policy.share))
         expected: tuple[type[Exception], ...] = (StartError, ListenError, *self._common.refusals)
         try:
             self.active = await self._started()

@@ -58,6 +58,8 @@ REACH: Mapping[str, Reach] = MappingProxyType(
         "writeback": Reach.JAIL,
         "xattr": Reach.JAIL,
         "queues": Reach.JAIL,
+        # Settled when the jail is made.
+        "program": Reach.JAIL,
     }
 )
 
@@ -70,6 +72,7 @@ _SAID: Mapping[str, str] = MappingProxyType(
         "group": "limits.group",
         "max_clients": "share.max_clients",
         "stuck_after": "worker.stuck_after",
+        "program": "worker.program",
     }
 )
 
@@ -91,7 +94,9 @@ def changes(old: Share, new: Share) -> tuple[Change, ...]:
         if before == after:
             continue
         if reach is Reach.MOUNTS and not (old.children and new.children):
-            reach = Reach.JAIL  # noqa: PLW2901 - the exception to the table
+            reach = Reach.JAIL  # noqa: PLW2901 - an exception to the table
+        if (old.program or new.program) and reach in (Reach.SETTINGS, Reach.MOUNTS):
+            reach = Reach.JAIL  # noqa: PLW2901 - another: such a program is told nothing once it runs
         found.append(Change(field, reach, "; ".join(_words(_SAID.get(field, field), before, after))))
     return tuple(found)
 

@@ -25,12 +25,12 @@ from virtiofs_sandbox.ipc.requests import (
     words,
 )
 from virtiofs_sandbox.supervisor.clients import Peer, peer_of
+from virtiofs_sandbox.supervisor.conversations import Conversations
 from virtiofs_sandbox.supervisor.events import ControlFailed, ControlRefused, Sink
 from virtiofs_sandbox.supervisor.listener import Listener
 
-_AT_ONCE = 8
 _SECONDS = 5.0
-_PAUSE = 1.0
+_LAST_SECONDS = 0.2
 
 
 Answer = Callable[[Request, Peer], Awaitable[Reply]]
@@ -52,65 +52,29 @@ class ControlSocket:
     ) -> None:
         """*seconds* is what a peer has to send its request, and again to take the reply."""
         self._share = share
-        self._listener = listener
         self._answer = answer
         self._sink = sink
         self._seconds = seconds
         self._may_ask = may_ask or _is_root_or_us
         self._loop = asyncio.get_running_loop()
-        self._conversations: set[asyncio.Task[None]] = set()
-        self._pause: asyncio.TimerHandle | None = None
-        self._closed = False
-        self._accept_again()
+        self._conversations = Conversations(listener, self._admit, self._complain)
 
     async def close(self) -> None:
-        """No more questions; what is under way is cut short, and the file of the socket is gone."""
-        self._closed = True
-        self._loop.remove_reader(self._listener.fileno())
-        if self._pause is not None:
-            self._pause.cancel()
-        self._listener.close()
-        conversations = tuple(self._conversations)
-        for conversation in conversations:
-            conversation.cancel()
-        await asyncio.gather(*conversations, return_exceptions=True)
+        """No more questions; what is under way is soon cut short, and the file of the socket is gone."""
+        await self._conversations.close(_LAST_SECONDS)
 
-    def _accept_again(self) -> None:
-        self._pause = None
-        if not self._closed:
-            self._loop.add_reader(self._listener.fileno(), self._accept)
+    def _complain(self, reason: str) -> None:
+        self._sink(ControlFailed(self._share, reason))
 
-    def _accept(self) -> None:
-        try:
-            connection = self._listener.accept()
-        except OSError as error:
-            self._sink(ControlFailed(self._share, f"cannot accept: {error.strerror}"))
-            self._loop.remove_reader(self._listener.fileno())
-            self._pause = self._loop.call_later(_PAUSE, self._accept_again)
-            return
-        if connection is None:
-            return
-        connection.setblocking(False)
+    async def _admit(self, connection: socket.socket) -> None:
         peer = peer_of(connection)
-        if not self._may_ask(peer):
-            self._sink(ControlRefused(self._share, peer))
-            with connection, contextlib.suppress(OSError):
-                refusal = f"{peer}: only root and uid {os.geteuid()}, which runs the share, may ask"
-                connection.send(encode(Failed(error="not-permitted", sentence=refusal)))
+        if self._may_ask(peer):
+            await self._converse(connection, peer)
             return
-        conversation = asyncio.ensure_future(self._converse(connection, peer))
-        self._conversations.add(conversation)
-        conversation.add_done_callback(self._ended)
-        if len(self._conversations) >= _AT_ONCE:
-            # The others wait in the backlog.
-            self._loop.remove_reader(self._listener.fileno())
-
-    def _ended(self, conversation: asyncio.Task[None]) -> None:
-        self._conversations.discard(conversation)
-        if not conversation.cancelled() and (error := conversation.exception()) is not None:
-            self._sink(ControlFailed(self._share, f"fault in the supervisor: {error!r}"))
-        if self._pause is None:
-            self._accept_again()
+        self._sink(ControlRefused(self._share, peer))
+        with connection, contextlib.suppress(OSError):
+            refusal = f"{peer}: only root and uid {os.geteuid()}, which runs the share, may ask"
+            connection.send(encode(Failed(error="not-permitted", sentence=refusal)))
 
     async def _converse(self, connection: socket.socket, peer: Peer) -> None:
         with connection:
@@ -136,7 +100,7 @@ class ControlSocket:
         except RequestError as error:
             return _failed(error.code, error)
         except Exception as error:  # noqa: BLE001 - a fault in here must not go unanswered, nor end a share in service
-            self._sink(ControlFailed(self._share, f"fault in the supervisor: {error!r}"))
+            self._complain(f"fault in the supervisor: {error!r}")
             return _failed("fault", f"fault in the supervisor: {error!r}")
 
     async def _receive(self, connection: socket.socket) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -110,6 +110,7 @@ class GroupsLeft(Event):
 class AcceptFailed(Event):
     reason: str
     pause: float
+    errno: int | None
 
     _LEVEL = LogLevel.ERROR
 
@@ -520,10 +521,11 @@ class ReloadRefused(Event):
 
 @dataclass(frozen=True)
 class LimitsChanged(Event):
-    """By a request of *by*; *changes* in words."""
+    """By a request of *by*; *changes* in words, *rates* in bytes or operations a second; None: no limit any more."""
 
     by: Peer
     changes: tuple[str, ...]
+    rates: Mapping[str, int | None]
 
     def __str__(self) -> str:
         return f"limits changed by {self.by}: {'; '.join(self.changes)}"
@@ -537,6 +539,18 @@ class NoControlSocket(Event):
 
     def __str__(self) -> str:
         return f"no control socket, so no command reaches this share: {self.reason}"
+
+
+@dataclass(frozen=True)
+class MetricsFailed(Event):
+    """The shares are served all the same."""
+
+    reason: str
+
+    _LEVEL = LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return f"metrics: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -559,6 +573,18 @@ class ControlFailed(Event):
 
     def __str__(self) -> str:
         return f"control socket: {self.reason}"
+
+
+@dataclass(frozen=True)
+class ShareStarting(Event):
+    """One of several shares is about to be started, as what it *serves* says."""
+
+    serves: Share
+
+    _LEVEL = LogLevel.DEBUG
+
+    def __str__(self) -> str:
+        return "starting"
 
 
 @dataclass(frozen=True)
@@ -679,6 +705,30 @@ class StillThere(Event):
     def __str__(self) -> str:
         pids = ", ".join(map(str, self.pids))
         return f"killed, but not gone: pid {pids}; it hangs in the kernel, most likely on the share's storage"
+
+
+@dataclass(frozen=True)
+class LinesLost(Event):
+    """Of the log itself; its share is the empty name."""
+
+    lines: int
+
+    _LEVEL = LogLevel.WARNING
+
+    def __str__(self) -> str:
+        return f"{self.lines} log lines lost: nobody took them"
+
+
+@dataclass(frozen=True)
+class Failed(Event):
+    """The share could not be started, for *reason*."""
+
+    reason: str
+
+    _LEVEL = LogLevel.ERROR
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 @dataclass(frozen=True)

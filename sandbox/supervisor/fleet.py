@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 from virtiofs_sandbox.ipc.requests import Done, Reloaded, RequestError, Standing, fitting, words
 from virtiofs_sandbox.policies.places import is_there, named
 from virtiofs_sandbox.policies.policy import Policy
@@ -31,23 +32,25 @@ ALL = ""
 
 @dataclass
 class _Told:
-    """What a reload has done, in sentences that begin with the share each is about."""
+    """What a reload has done, in sentences; with *named* they begin with the share each is about."""
 
+    named: bool
     changes: list[str] = field(default_factory=list)
     later: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
     def add(self, name: str, outcome: Changed | str) -> None:
+        about = f"{name}: " if self.named else ""
         if isinstance(outcome, str):
-            self.refused.append(f"{name}: {outcome}")
+            self.refused.append(about + outcome)
             return
         for sentences, said in (
             (self.changes, outcome.changes),
             (self.later, outcome.later),
             (self.warnings, outcome.warnings),
         ):
-            sentences.extend(f"{name}: {sentence}" for sentence in said)
+            sentences.extend(about + sentence for sentence in said)
 
     def reply(self) -> Reloaded:
         lists = (self.changes, self.later, self.warnings, self.refused)
@@ -111,14 +114,20 @@ class Fleet:
             berth.kill(reason)
 
     @property
-    def places(self) -> dict[str, Path]:
-        """Where the sockets of all are, by name, as their policies say."""
-        return {name: berth.policy.socket.path for name, berth in self._berths.items()}
+    def policies(self) -> tuple[Policy, ...]:
+        """Those in force."""
+        return tuple(berth.policy for berth in self._berths.values())
 
     @property
     def clients(self) -> int:
         """How many are served."""
         return sum(len(active.service.clients) for active in self.shares.values())
+
+    @property
+    def absent(self) -> int:
+        """How many have a policy, or what should be one, and are not in service."""
+        broken = sum(name not in self._berths for name in self._broken)
+        return broken + sum(berth.active is None for berth in self._berths.values())
 
     @property
     def summary(self) -> str:
@@ -137,8 +146,12 @@ class Fleet:
     def standings(self) -> Mapping[str, Standing]:
         found = {name: berth.standing() for name, berth in self._berths.items()}
         for name, reason in self._broken.items():
-            if name not in found:
+            standing = found.get(name)
+            if standing is None:
                 found[name] = absent(name, "failed", reason, self._read_at, policy=named(name, self._directory))
+            elif standing.reason is None:
+                kept = words(f"served by what its policy said before this mistake: {reason}")
+                found[name] = msgspec.structs.replace(standing, reason=kept)
         return dict(sorted(found.items()))
 
     async def reload(self, name: str | None = None, *, now: bool = False) -> Reloaded:
@@ -160,17 +173,17 @@ class Fleet:
         berth = self._berth(name)
         stay = await berth.restart(now=now)
         if berth.active is None:
-            raise RequestError("refused", f"{name}: not in service: {berth.reason}")
+            raise RequestError("refused", f"not in service: {berth.reason}")
         return Done(
-            changes=(f"{name}: whoever connects from now on gets a new worker",),
-            later=tuple(f"{name}: {client} keeps its worker until it leaves" for client in stay),
+            changes=("whoever connects from now on gets a new worker",),
+            later=tuple(f"{client} keeps its worker until it leaves" for client in stay),
         )
 
     async def stop_share(self, name: str, *, now: bool, by: Peer) -> Done:
         stay = await self._berth(name).leave(f"stopped by {by}, until the next reload", now=now)
         return Done(
-            changes=(f"{name}: {'accepts nobody any more' if stay else 'stopped'}",),
-            later=tuple(f"{name}: stops when {client} has left" for client in stay),
+            changes=("accepts nobody any more" if stay else "stopped",),
+            later=tuple(f"stops when {client} has left" for client in stay),
         )
 
     def stop_all(self, by: Peer) -> None:
@@ -193,7 +206,7 @@ class Fleet:
         return wanted
 
     async def _follow(self, wanted: Roster, *, only: str | None, now: bool) -> _Told:
-        told = _Told()
+        told = _Told(named=only is None)
         self._note_broken(wanted, self._berths)
         for name, reason in wanted.broken.items():
             told.add(name, reason)
@@ -202,7 +215,8 @@ class Fleet:
             if name not in wanted.policies and name not in self._removed:
                 await self._remove(name, told, now=now)
         changed = [name for name in concerned if name in wanted.policies and name not in wanted.broken]
-        for name in changed:
+        # A socket may take the place of one that moves away only after it.
+        for name in self._in_order_of_sockets(changed, wanted.policies):
             self._removed.discard(name)
             told.add(name, await self._berths[name].change(wanted.policies[name], now=now))
         new = [policy for name, policy in wanted.policies.items() if name not in self._berths]
@@ -212,6 +226,21 @@ class Fleet:
             if berth is not None:
                 told.add(policy.name, Changed(("added",), (), ()) if berth.active else str(berth.reason))
         return told
+
+    def _in_order_of_sockets(self, names: Iterable[str], policies: Mapping[str, Policy]) -> list[str]:
+        """By name, but whoever holds the place of another's new socket first. Two that swap cannot both be first."""
+        holders = {self._berths[name].policy.socket.path: name for name in names}
+        order: dict[str, None] = {}
+
+        def put(name: str, waiting: frozenset[str]) -> None:
+            holder = holders.get(policies[name].socket.path)
+            if holder is not None and holder != name and holder not in order and holder not in waiting:
+                put(holder, waiting | {name})
+            order.setdefault(name)
+
+        for name in names:
+            put(name, frozenset())
+        return list(order)
 
     def _note_broken(self, wanted: Roster, in_service: Mapping[str, Berth]) -> None:
         for name, reason in wanted.broken.items():
@@ -232,8 +261,7 @@ class Fleet:
     async def _remove(self, name: str, told: _Told, *, now: bool) -> None:
         self._removed.add(name)
         stay = await self._berths[name].leave("its policy is gone", now=now)
-        told.changes.append(f"{name}: removed")
-        told.later.extend(f"{name}: ends when {client} has left" for client in stay)
+        told.add(name, Changed(("removed",), tuple(f"it ends when {client} has left" for client in stay), ()))
 
     def _vacant(self, berth: Berth) -> None:
         if berth.name in self._removed:

@@ -6,6 +6,7 @@ nor come so often that nothing else is seen.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from virtiofs_sandbox.policies.share import LogLevel
@@ -37,10 +38,11 @@ class LineRate:
 
 
 class LogLines:
-    """Takes the bytes of a log pipe apart. *rate* may change at any time."""
+    """Takes the bytes of a log pipe apart. *rate* may change at any time; *parse* gets one line, without its end."""
 
-    def __init__(self, rate: LineRate, now: float) -> None:
+    def __init__(self, rate: LineRate, now: float, parse: Callable[[bytes], LogLine] | None = None) -> None:
         self.rate = rate
+        self._parse = parse or parse_line
         self._tokens = rate.burst
         self._filled = now
         self._rest = b""
@@ -77,7 +79,7 @@ class LogLines:
             self._dropped += 1
             return []
         self._tokens -= 1
-        line = parse_line(raw)
+        line = self._parse(raw[:MAX_LINE_BYTES])
         if not self._dropped or self._filled - self._told < _SECONDS_BETWEEN_NOTES:
             return [line]
         self._told = self._filled
@@ -98,6 +100,11 @@ def parse_line(raw: bytes) -> LogLine:
 def printable(raw: bytes) -> str:
     """*raw* as text in which every control character, line separator and invalid byte is spelled out."""
     text = raw.decode("utf-8", "backslashreplace")
+    return spelled_out(text)
+
+
+def spelled_out(text: str) -> str:
+    """*text* with every control character, line separator and half of a character spelled out."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

@@ -10,6 +10,8 @@ from virtiofs_sandbox.ipc import requests
 from virtiofs_sandbox.ipc.requests import Done, Listing, Reloaded, Reply, Request, RequestError, Standing, fitting
 from virtiofs_sandbox.supervisor.active import ActiveShare
 from virtiofs_sandbox.supervisor.clients import Peer
+from virtiofs_sandbox.supervisor.readings import figures
+from virtiofs_sandbox.supervisor.recent import Recent
 
 
 class Household(Protocol):
@@ -36,29 +38,38 @@ class Household(Protocol):
 
 
 class Routing:
-    """Passes each question on to whom it is meant for."""
+    """Passes each question on to whom it is meant for. The log is *recent*'s to tell."""
 
-    def __init__(self, household: Household) -> None:
+    def __init__(self, household: Household, recent: Recent) -> None:
         self._household = household
+        self._recent = recent
 
     async def __call__(self, request: Request, peer: Peer) -> Reply:
         """Raises RequestError."""
         match request:
-            case requests.ListShares():
-                return self._listing()
+            case requests.ListShares() | requests.ReadFigures() | requests.ReadLog():
+                return await self._read(request)
             case requests.Reload():
                 return await self._household.reload(request.share, now=request.now)
             case requests.Restart():
                 return await self._household.restart(self._meant(request.share), now=request.now)
-            case requests.Stop(all=True):
-                if request.share is not None:
-                    raise RequestError("malformed", "stop: a share is named, and all are meant")
-                self._household.stop_all(peer)
-                return Done(changes=("the supervisor is stopping",))
             case requests.Stop():
                 return await self._household.stop_share(self._meant(request.share), now=request.now, by=peer)
             case _:
                 return await self._of_share(request, peer)
+
+    async def _read(self, request: requests.ListShares | requests.ReadFigures | requests.ReadLog) -> Reply:
+        """Of all shares, or of one."""
+        if isinstance(request, requests.ListShares):
+            return self._listing()
+        if isinstance(request, requests.ReadLog):
+            # Shares that are gone have left lines, maybe.
+            if request.share is not None and request.share not in self._recent:
+                self._meant(request.share)
+            return await self._recent.answer(request)
+        if request.share is None:
+            return figures(self._household.shares.values(), request.after)
+        return figures((self._in_service(self._meant(request.share)),), request.after)
 
     def _listing(self) -> Listing:
         all_of_them = [_without_rules(standing) for standing in self._household.standings().values()]
@@ -67,15 +78,18 @@ class Routing:
 
     async def _of_share(self, request: requests.ShareRequest, peer: Peer) -> Reply:
         name = self._meant(request.share)
-        active = self._household.shares.get(name)
-        standing = self._household.standings()[name]
         if isinstance(request, requests.ReadStatus):
-            return standing
+            return self._household.standings()[name]
+        return await self._in_service(name).answers(request, peer)
+
+    def _in_service(self, name: str) -> ActiveShare:
+        active = self._household.shares.get(name)
         if active is None:
+            standing = self._household.standings()[name]
             raise RequestError(
                 "not-in-service", f"share {name} is not in service ({standing.state}): {standing.reason}"
             )
-        return await active.answers(request, peer)
+        return active
 
     def _meant(self, name: str | None) -> str:
         known = self._household.standings()

@@ -130,6 +130,13 @@ class Service:
         return all(slot.settled for slot in self.slots)
 
     @property
+    def state(self) -> str:
+        """That of its worker, as docs/control.md has it."""
+        if self.slot is None:
+            return "stopping" if self._stopping else "idle"
+        return self.slot.state.name.lower()
+
+    @property
     def stopping(self) -> bool:
         return self._stopping
 
@@ -339,6 +346,7 @@ class Service:
         departed = self._line.drop_departed()
         if departed:
             self._sink(ClientsGaveUp(self._share, departed))
+            self._note_hang_up()
         self._provide()
         self._share_out()
         if self._seat():
@@ -431,6 +439,11 @@ class Service:
                 Departure(clean=False, protocol_error=False, reason=f"no worker gets ready: {slot.failure}")
             )
 
+    def _note_hang_up(self) -> None:
+        """The first client may be gone before it is served."""
+        if not (self._departure.done() or self._holders or self._line):
+            self._departure.set_result(Departure(clean=True, protocol_error=False, reason="the client hung up at once"))
+
     def _seat(self) -> bool:
         """Gives a place, if one is free, to whoever is first in line. The others must have made room by then: of the
         limits nobody has more than is left.
@@ -490,7 +503,7 @@ class Service:
             connection = self._listener.accept()
         except OSError as error:
             pause = self._timing.accept_pause
-            self._sink(AcceptFailed(self._share, error.strerror or str(error), pause))
+            self._sink(AcceptFailed(self._share, error.strerror or str(error), pause, error.errno))
             self._pause_accepting()
             self._loop.call_later(pause, self._settle_soon)
             return False

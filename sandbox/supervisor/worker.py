@@ -7,6 +7,7 @@ it.
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import math
 import os
@@ -78,36 +79,26 @@ class WorkerHandler(Protocol):
     def ended(self, ending: Ending) -> None: ...
 
 
-class Worker:
-    """Owner of one running jail's descriptors, all closed once its keeper is reaped."""
+class Worker(abc.ABC):
+    """Owner of one running jail's descriptors, all closed once its first process is reaped.
 
-    def __init__(
-        self,
-        jail: Jail,
-        launcher: JailLauncher,
-        channel: ControlChannel,
-        log: OwnedFd,
-        page: OwnedFd,
-        *,
-        log_level: LogLevel,
-    ) -> None:
+    *follows*: it takes over settings while it runs.
+    """
+
+    follows = True
+
+    def __init__(self, jail: Jail, launcher: JailLauncher, log: OwnedFd, lines: LogLines) -> None:
         self.pid = jail.pid
         self.unheld = jail.unheld
         self._jail = jail
         self._launcher = launcher
         self._pidfd = OwnedFd(jail.pidfd)
-        self._channel = channel
         self._log = log
-        self._page = page
+        self._lines = lines
         self._loop = asyncio.get_running_loop()
-        self._lines = LogLines(_rate(log_level), self._loop.time())
         self._handler: WorkerHandler | None = None
         self._refill: asyncio.TimerHandle | None = None
-        self._muted = False
-        self._last_sent: Kind | None = None
-        self._left_unread = False
         self._second = -math.inf
-        self._messages_left = 0
         self._log_bytes_left = 0
 
     def watch(self, handler: WorkerHandler) -> None:
@@ -119,92 +110,62 @@ class Worker:
     @property
     def start_unread(self) -> bool:
         """The worker ended without having received the connection that was sent with START, as the kernel says."""
-        return self._left_unread and self._last_sent is Kind.START
+        return False
 
     @property
     def all_read(self) -> bool:
         """Whether it has received everything that it was sent."""
-        return self._channel.all_read
+        return True
 
+    @abc.abstractmethod
     def send(self, message: Message, client: Client | None = None) -> None:
         """Raises ChannelClosedError when the worker is gone, BlockingIOError when it does not read."""
-        self._channel.send(message, () if client is None else (client.fileno(),))
-        self._last_sent = message.kind
 
+    @abc.abstractmethod
     def send_settings(self, message: Message, settings: LiveSettings) -> None:
         """Raises as `send` does, and ConfigError for settings that are too long."""
-        with sealed_document("virtiofs-settings", encode_settings(settings)) as document:
-            self._channel.send(message, (document.fileno(),))
-        self._last_sent = message.kind
-        self._lines.rate = _rate(LogLevel(settings.log_level))
+
+    @abc.abstractmethod
+    def mute(self) -> None:
+        """Reads no more messages: nothing that this worker says counts any longer."""
+
+    @abc.abstractmethod
+    def statistics(self) -> Statistics | None:
+        """What it claims of itself, if it counts."""
 
     async def adjust(self, changes: tuple[MountChange, ...]) -> None:
         """Changes the mounts of the jail. Raises LaunchError."""
         await self._launcher.adjust(self._jail, changes)
 
     def kill(self) -> None:
-        """SIGKILL to the keeper, and so to everything in its pid namespace."""
+        """SIGKILL to the first process, and so to everything in its pid namespace."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
         try:
-            signal.pidfd_send_signal(self._pidfd.fileno(), signal.SIGKILL)
+            signal.pidfd_send_signal(self._pidfd.fileno(), number)
         except ProcessLookupError:
             # It ended by itself; the pidfd says so next.
             return
 
-    def mute(self) -> None:
-        """Reads no more messages: nothing that this worker says counts any longer."""
-        self._loop.remove_reader(self._channel.fileno())
-        self._muted = True
-
-    def statistics(self) -> Statistics | None:
-        return read_statistics(self._page.fileno())
-
-    def _refresh(self) -> None:
+    def _refresh(self) -> bool:
         """A new second has new limits."""
         now = self._loop.time()
-        if now - self._second >= 1.0:
-            self._second = now
-            self._messages_left = _MESSAGES_PER_SECOND
-            self._log_bytes_left = _LOG_BYTES_PER_SECOND
+        if now - self._second < 1.0:
+            return False
+        self._second = now
+        self._log_bytes_left = _LOG_BYTES_PER_SECOND
+        return True
 
     def _resume(self) -> None:
-        """Reads both sources, up to the limits."""
+        """Reads every source, up to the limits."""
         self._refill = None
-        if not self._muted:
-            self._loop.add_reader(self._channel.fileno(), self._message_ready)
         self._loop.add_reader(self._log.fileno(), self._log_ready)
 
     def _pause(self, source: int) -> None:
         self._loop.remove_reader(source)
         if self._refill is None:
             self._refill = self._loop.call_at(self._second + 1.0, self._resume)
-
-    def _message_ready(self) -> None:
-        self._refresh()
-        if self._messages_left <= 0:
-            self._pause(self._channel.fileno())
-            return
-        self._messages_left -= 1
-        self._read_message()
-
-    def _read_message(self) -> bool:
-        """Passes one message on; False when there is none."""
-        handler = self._told()
-        try:
-            received = self._channel.receive()
-        except ChannelClosedError:
-            # The keeper's end follows; a worker that only closed its socket is found by its deadlines.
-            self._loop.remove_reader(self._channel.fileno())
-            return False
-        except UnreadError:
-            self._left_unread = True
-            return True
-        except MessageError as error:
-            handler.violated(str(error))
-            return False
-        if received is None:
-            return False
-        handler.received(received.message)
-        return True
 
     def _log_ready(self) -> None:
         self._refresh()
@@ -249,24 +210,28 @@ class Worker:
     def _report_end(self, result: os.waitid_result) -> None:
         handler = self._told()
         self._refresh()
-        self._left_unread |= self._muted and self._channel.left_unread()
         # Its last messages and lines tell why it ended, so they come before the end itself.
-        while self._messages_left > 0 and not self._muted and self._read_message():
-            self._messages_left -= 1
+        self._read_last_messages()
         while self._log_bytes_left > 0 and self._read_log():
             pass
         for line in self._lines.finish():
             handler.logged(line)
-        self._forget()
-        handler.ended(Ending.of(result))
-        self._page.close()
-
-    def _forget(self) -> None:
         if self._refill is not None:
             self._refill.cancel()
-        for source in (self._pidfd, self._channel, self._log):
+        for source in self._sources():
             self._loop.remove_reader(source.fileno())
             source.close()
+        handler.ended(self._ending(result))
+
+    def _read_last_messages(self) -> None:
+        return
+
+    def _sources(self) -> tuple[OwnedFd | ControlChannel, ...]:
+        """What is read of it."""
+        return self._pidfd, self._log
+
+    def _ending(self, result: os.waitid_result) -> Ending:
+        return Ending.of(result)
 
     def _told(self) -> WorkerHandler:
         if self._handler is None:
@@ -274,7 +239,106 @@ class Worker:
         return self._handler
 
 
-def _rate(level: LogLevel) -> LineRate:
+class OwnWorker(Worker):
+    """Our own: it speaks by a control socket, and has a page of counters."""
+
+    def __init__(
+        self,
+        jail: Jail,
+        launcher: JailLauncher,
+        channel: ControlChannel,
+        log: OwnedFd,
+        page: OwnedFd,
+        *,
+        log_level: LogLevel,
+    ) -> None:
+        super().__init__(jail, launcher, log, LogLines(line_rate(log_level), asyncio.get_running_loop().time()))
+        self._channel = channel
+        self._page = page
+        self._muted = False
+        self._last_sent: Kind | None = None
+        self._left_unread = False
+        self._messages_left = 0
+
+    @property
+    def start_unread(self) -> bool:
+        return self._left_unread and self._last_sent is Kind.START
+
+    @property
+    def all_read(self) -> bool:
+        return self._channel.all_read
+
+    def send(self, message: Message, client: Client | None = None) -> None:
+        self._channel.send(message, () if client is None else (client.fileno(),))
+        self._last_sent = message.kind
+
+    def send_settings(self, message: Message, settings: LiveSettings) -> None:
+        with sealed_document("virtiofs-settings", encode_settings(settings)) as document:
+            self._channel.send(message, (document.fileno(),))
+        self._last_sent = message.kind
+        self._lines.rate = line_rate(LogLevel(settings.log_level))
+
+    def mute(self) -> None:
+        self._loop.remove_reader(self._channel.fileno())
+        self._muted = True
+
+    def statistics(self) -> Statistics | None:
+        return read_statistics(self._page.fileno())
+
+    def _refresh(self) -> bool:
+        begins = super()._refresh()
+        if begins:
+            self._messages_left = _MESSAGES_PER_SECOND
+        return begins
+
+    def _resume(self) -> None:
+        super()._resume()
+        if not self._muted:
+            self._loop.add_reader(self._channel.fileno(), self._message_ready)
+
+    def _message_ready(self) -> None:
+        self._refresh()
+        if self._messages_left <= 0:
+            self._pause(self._channel.fileno())
+            return
+        self._messages_left -= 1
+        self._read_message()
+
+    def _read_message(self) -> bool:
+        """Passes one message on; False when there is none."""
+        handler = self._told()
+        try:
+            received = self._channel.receive()
+        except ChannelClosedError:
+            # The keeper's end follows; a worker that only closed its socket is found by its deadlines.
+            self._loop.remove_reader(self._channel.fileno())
+            return False
+        except UnreadError:
+            self._left_unread = True
+            return True
+        except MessageError as error:
+            handler.violated(str(error))
+            return False
+        if received is None:
+            return False
+        handler.received(received.message)
+        return True
+
+    def _read_last_messages(self) -> None:
+        self._left_unread |= self._muted and self._channel.left_unread()
+        while self._messages_left > 0 and not self._muted and self._read_message():
+            self._messages_left -= 1
+
+    def _sources(self) -> tuple[OwnedFd | ControlChannel, ...]:
+        return (*super()._sources(), self._channel)
+
+    def _report_end(self, result: os.waitid_result) -> None:
+        super()._report_end(result)
+        # Its handler has looked at it for the last time.
+        self._page.close()
+
+
+def line_rate(level: LogLevel) -> LineRate:
     return _DEBUG_LINE_RATE if level is LogLevel.DEBUG else _LINE_RATE
 
 
@@ -316,7 +380,7 @@ async def launch_worker(terms: Terms, generation: int, launcher: JailLauncher) -
         numbers = (owner.fileno() for owner in (far_end, document, page, arena, log_write))
         jail = await launcher.launch(plan, HandOver(*numbers))
         ours.pop_all()
-    return Worker(jail, launcher, channel, log_read, page, log_level=share.log_level)
+    return OwnWorker(jail, launcher, channel, log_read, page, log_level=share.log_level)
 
 
 def _filters(plan: LaunchPlan) -> Filters | None:

@@ -79,8 +79,13 @@ def load_seccomp(program: bytes, flags: int) -> None:
 
     Needs no_new_privs, or CAP_SYS_ADMIN in the user namespace.
     """
+    seccomp(SECCOMP_SET_MODE_FILTER, flags, program)
+
+
+def seccomp(operation: int, flags: int, program: bytes) -> int:
+    """seccomp(2) with a classic BPF *program*."""
     prog = _SockFprog(len(program) // SOCK_FILTER_BYTES, program)
-    checked(_seccomp(SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(prog)), "seccomp")
+    return checked(_seccomp(operation, flags, ctypes.byref(prog)), "seccomp")
 
 
 def execute_descriptor(binary: int, arguments: tuple[bytes, ...], key: int) -> None:

@@ -19,7 +19,13 @@ def main() -> int:
     request = run.request_of(options)
     wanted = offer(request.arguments, request.file, request.directory)
     return foreground.hold(
-        wanted, PLAN, launching, lambda: foreground.listener(request.arguments, wanted), control=request.control
+        wanted,
+        PLAN,
+        launching,
+        lambda: foreground.listener(request.arguments, wanted),
+        control=request.control,
+        log_format=options.log_format,
+        metrics=options.metrics,
     )
 
 

@@ -21,7 +21,7 @@ import msgspec
 import prctl
 from virtiofs_sandbox.ipc.config import MAX_BYTES, LiveSettings, decode_config
 from virtiofs_sandbox.ipc.messages import PROTOCOL_VERSION, Direction, Kind, Message
-from virtiofs_sandbox.ipc.stats import INDEXES, MAGIC
+from virtiofs_sandbox.ipc.stats import INDEXES, LAYOUT_VERSION, MAGIC
 from virtiofs_sandbox.ipc.transport import ChannelClosedError, ControlChannel, UnreadError
 
 CONTROL, CONFIG, PAGE = 3, 4, 5
@@ -210,7 +210,7 @@ def play(behaviour: Behaviour) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     session = Session(behaviour.settings)
     session.obey(behaviour.before_ready)
-    os.pwrite(PAGE, struct.pack("<5Q", MAGIC, 1, session.config.generation, 0, 7), 0)
+    os.pwrite(PAGE, struct.pack("<5Q", MAGIC, LAYOUT_VERSION, session.config.generation, 0, 7), 0)
     if not behaviour.ready:
         time.sleep(1000)
     session.send(Kind.READY, a=PROTOCOL_VERSION)

@@ -50,7 +50,13 @@ class Service:
     """
 
     def __init__(
-        self, work: Path, options: Sequence[str] = (), *, guarded: bool = True, prefix: Sequence[str] = ()
+        self,
+        work: Path,
+        options: Sequence[str] = (),
+        *,
+        guarded: bool = True,
+        prefix: Sequence[str] = (),
+        program: Path = PROGRAM,
     ) -> None:
         self.work = work
         self.share = work / "share"
@@ -60,6 +66,7 @@ class Service:
         self.options = options
         self.guarded = guarded
         self.prefix = prefix
+        self.program = program
         self._process: subprocess.Popen[bytes] | None = None
         self._supervisor = 0
 
@@ -68,7 +75,7 @@ class Service:
         self.share.mkdir(parents=True, exist_ok=True)
         guard = [*ENDS_WITH_TEST, sys.executable, str(GUARD), "--work", str(self.work), "--"] if self.guarded else []
         control = ["--control-dir", str(self.control)]
-        run = [*ENDS_WITH_TEST, *self.prefix, str(PROGRAM), *self.command(), *control, *self.options]
+        run = [*ENDS_WITH_TEST, *self.prefix, str(self.program), *self.command(), *control, *self.options]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 guard + run,

@@ -1,4 +1,4 @@
-"""`virtiofs-sandbox run` as a process: its output, its signals, its children; with real jails or with fake ones."""
+"""A supervisor as a process: its output, its signals, its children; with real jails or, of `run`, with fake ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,8 +27,8 @@ COMMANDS = {
 _GET_FEATURES = struct.pack("<III", 1, 1, 0)
 
 
-class Running:
-    """One `run` and all it started; *prefix* is a command that becomes it.
+class Process:
+    """A supervisor and all it started; *prefix* is a command that becomes it.
 
     Leaving the context kills what is still there, and only that.
     """
@@ -37,38 +37,32 @@ class Running:
         self,
         kind: str,
         directory: Path,
-        *options: str,
+        command: Sequence[str],
+        *,
         pass_fds: Sequence[int] = (),
         prefix: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        """*environment* is set besides what there is."""
         if kind == "real" and not (PROGRAMS / WORKER).exists():
             pytest.skip("installed without a worker")
         self.kind = kind
         self.output = directory / "output"
         self.log = directory / "log"
-        share = directory / "share"
-        share.mkdir(exist_ok=True)
         # Not where those of the machine are.
         self.control = directory / "control"
         self._family: dict[int, str] = {}
         with self.output.open("wb") as output, self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*prefix, *self.command(kind, share), "--control-dir", self.control, *options],
+                [*prefix, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=log,
                 cwd=ROOT,
                 pass_fds=pass_fds,
                 start_new_session=True,
+                env=None if environment is None else {**os.environ, **environment},
             )
-
-    def command(self, kind: str, share: Path) -> list[str]:
-        """What is run, before the options."""
-        return [*COMMANDS[kind], os.fspath(share), "--tag", "data"]
-
-    def ready(self) -> Self:
-        self.until(lambda: self.output.read_text().startswith("ready: "), "get ready")
-        return self
 
     def connect(self, path: Path) -> Caller:
         return Caller(self.kind, path)
@@ -117,6 +111,32 @@ class Running:
             if process_name(pid) == name:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+
+class Running(Process):
+    """One `run`, of the directory "share"."""
+
+    def __init__(
+        self,
+        kind: str,
+        directory: Path,
+        *options: str,
+        pass_fds: Sequence[int] = (),
+        prefix: Sequence[str] = (),
+    ) -> None:
+        share = directory / "share"
+        share.mkdir(exist_ok=True)
+        control = os.fspath(directory / "control")
+        command = [*self.command(kind, share), "--control-dir", control, *options]
+        super().__init__(kind, directory, command, pass_fds=pass_fds, prefix=prefix)
+
+    def command(self, kind: str, share: Path) -> list[str]:
+        """What is run, before the options."""
+        return [*COMMANDS[kind], os.fspath(share), "--tag", "data"]
+
+    def ready(self) -> Self:
+        self.until(lambda: self.output.read_text().startswith("ready: "), "get ready")
+        return self
 
 
 class Caller:

@@ -8,11 +8,16 @@ import os
 import shutil
 import signal
 import struct
+import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from virtiofs_sandbox.cgroups.hierarchies import UNIFIED, mounts
+from virtiofs_sandbox.confine import capabilities
+from virtiofs_sandbox.confine.capabilities import Capability
 
 from tests.cgroups.site import Site
 from tests.environments import ENVIRONMENTS, unavailable
@@ -21,7 +26,7 @@ from tests.guest.frontend import FrontEnd
 from tests.guest.fuse import Opcode
 from tests.guest.vhost import Channel, ProtocolFeature, Request
 from tests.integration.running import ROOT, children, process_name
-from tests.integration.virtiofsd import Daemon, listening, with_pid_file, with_standard_error
+from tests.integration.virtiofsd import PROGRAM, Daemon, listening, with_pid_file, with_standard_error
 from tests.unit.generated import section_holds
 
 WORKER = "virtiofs-worker"
@@ -132,6 +137,32 @@ def test_a_caller_that_names_a_path_is_served_and_both_files_are_gone(
     assert not pid_file.exists()
 
 
+def test_what_a_killed_daemon_left_at_its_path_is_in_nobodys_way(place: Path) -> None:
+    path = place / "s"
+    said = [f"--socket-path={path}", f"--shared-dir={place / 'share'}"]
+    with Daemon(place, said) as running:
+        running.ready()
+        with Daemon(place / "share", said) as second:
+            assert second.status() == 1
+            assert "another process holds it" in second.log.read_text()
+        running.family()
+        os.kill(running.process.pid, signal.SIGKILL)
+        assert running.status() == -signal.SIGKILL
+        running.nobody_left()
+    assert path.with_name("s.pid").exists()
+    with Daemon(place, said) as running:
+        running.ready().serves(path)
+        assert running.status() == 0
+
+
+def test_a_pid_file_that_is_another_name_of_a_file_is_not_written(place: Path) -> None:
+    (place / "precious").write_text("precious")
+    os.link(place / "precious", place / "s.pid")
+    with Daemon(place, [f"--socket-path={place / 's'}", f"--shared-dir={place / 'share'}"]) as running:
+        assert running.status() == 1
+    assert (place / "precious").read_text() == "precious"
+
+
 def test_a_tag_is_there_for_monitors_that_ask_for_it(place: Path) -> None:
     with Daemon(place, [f"--socket-path={place / 's'}", f"--shared-dir={place / 'share'}", "--tag=data"]) as running:
         running.ready()
@@ -157,6 +188,15 @@ def test_there_is_no_worker_before_there_is_a_client(place: Path, path: Path) ->
     with inherited(place, path) as running:
         assert [process_name(pid) for pid in children(running.process.pid)] == ["virtiofs-sandbo"]
         running.serves(path)
+        assert running.status() == 0
+
+
+def test_a_client_that_goes_before_a_worker_is_ready_has_been_the_client(place: Path, path: Path) -> None:
+    with listening(path) as made:
+        Channel.connect(path, 10).close()
+        arguments = [f"--fd={made.fileno()}", f"--shared-dir={place / 'share'}"]
+        daemon = Daemon(place, arguments, pass_fds=[made.fileno()])
+    with daemon as running:
         assert running.status() == 0
 
 
@@ -197,6 +237,39 @@ def test_what_is_wrong_has_a_status_and_a_sentence(options: list[str], status: i
         assert running.output.read_text() == ""
 
 
+def test_what_is_taken_from_the_worker_it_does_not_have(place: Path, path: Path) -> None:
+    with inherited(place, path, "--rlimit-nofile=600", "--modcaps=-setuid:-mknod") as running:
+
+        def look(_: FrontEnd) -> None:
+            (worker,) = running.of(2, WORKER)
+            limits = Path(f"/proc/{worker}/limits").read_text()
+            assert [line.split()[3:5] for line in limits.splitlines() if line.startswith("Max open files")] == [
+                ["600"] * 2
+            ]
+            held = int(Path(f"/proc/{worker}/status").read_text().partition("CapEff:")[2].split()[0], 16)
+            assert not held & capabilities.mask(Capability.SETUID)
+            assert held & capabilities.mask(Capability.SETGID)
+
+        running.serves(path, look)
+        assert running.status() == 0
+
+
+def test_a_daemon_is_asked_and_told_by_its_name(place: Path, path: Path) -> None:
+    policies(place, data='access = "read-only"')
+    with inherited(place, path) as running, FrontEnd.connect(path) as guest:
+        guest.start()
+        guest.init()
+
+        def ask(*words: str) -> str:
+            command = [PROGRAM, *words, f"--control-dir={running.control}"]
+            return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+
+        assert "data@web-fs0" in ask("status")
+        policies(place, data='access = "read-only"\nlog_level = "debug"')
+        assert "log_level" in ask("reload", "data@web-fs0")
+        assert guest.serves()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_to_the_group_leaves_nobody(number: signal.Signals, place: Path, path: Path) -> None:
     with inherited(place, path) as running, FrontEnd.connect(path) as guest:
@@ -209,25 +282,57 @@ def test_a_signal_to_the_group_leaves_nobody(number: signal.Signals, place: Path
         running.nobody_left()
 
 
+@contextlib.contextmanager
+def machine() -> Iterator[dict[str, Path]]:
+    """A group in every hierarchy of both versions, as for a virtual machine, by what /proc calls the hierarchy."""
+    if os.geteuid() != 0:
+        pytest.skip("makes control groups at the root of each hierarchy: needs root")
+    ours = [line.split(":", 2)[1] for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    made = {}
+    for mount in mounts(Path("/proc/self/mountinfo").read_text()):
+        kinds = {"cgroup2": "", "cgroup": next((one for one in ours if one and one in mount.options), None)}
+        hierarchy = kinds.get(mount.kind)
+        # A group of processors takes nobody before it has some.
+        if hierarchy is None or hierarchy == "cpuset" or mount.root != "/":
+            continue
+        directory = Path(mount.point) / f"virtiofs-sandbox-tests-machine-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            directory.mkdir()
+            made[hierarchy] = directory
+    try:
+        yield made
+    finally:
+        for directory in made.values():
+            deadline = time.monotonic() + 5
+            while directory.exists():
+                try:
+                    directory.rmdir()
+                except OSError:
+                    assert time.monotonic() < deadline, f"somebody is left in {directory}"
+                    time.sleep(0.01)
+
+
 def test_workers_are_launched_in_the_groups_that_the_daemon_was_moved_to(place: Path, path: Path) -> None:
+    """Whatever the daemon was moved to after its start; where the policy has a group for a limit, that one wins."""
     site = Site()
     policies(place, data="[limits.pids]\nmax = 50", defaults=f'[limits]\nparent = "{site.parent}"\n')
-    limited = site.base("pids")
     try:
-        with inherited(place, path) as running:
-            for made in site.directories:
-                machine = made / "machine"
-                machine.mkdir()
-                (machine / "cgroup.procs").write_text(str(running.process.pid))
+        with machine() as made, inherited(place, path, "--persistent") as running:
+            for group in made.values():
+                (group / "cgroup.procs").write_text(str(running.process.pid))
             with FrontEnd.connect(path) as guest:
                 guest.start()
                 guest.init()
-                for pid in (*running.of(1, WORKER), *running.of(2, WORKER)):
-                    groups = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
-                    for made in site.directories:
-                        wanted = "/virtiofs-sandbox/share-data%40web-fs0" if made == limited else "/machine"
-                        assert any(line.endswith(f"{site.parent}{wanted}") for line in groups), (made, groups)
-            assert running.status() == 0
+                for pid in running.family():
+                    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+                    found = {hierarchy: where for _, hierarchy, where in (line.split(":", 2) for line in lines)}
+                    wanted = {hierarchy: f"/{group.name}" for hierarchy, group in made.items()}
+                    if process_name(pid) == WORKER:
+                        limited = "" if site.version("pids") == UNIFIED else "pids"
+                        wanted[limited] = f"{site.parent}/virtiofs-sandbox/share-data%40web-fs0"
+                    assert wanted.items() <= found.items()
+            assert running.stop() == 0
+            running.nobody_left()
             assert "takes no worker" not in running.log.read_text()
     finally:
         site.close()

@@ -54,21 +54,28 @@ def new_host(work: Path, installed: Path, version: str) -> Host:
 
 
 @pytest.fixture(scope="session", params=VERSIONS)
-def host(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, installed: Path
-) -> Iterator[Host]:
+def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, installed: Path) -> Iterator[Host]:
     """Directories below /srv and the policies of the documents are there."""
-    host = new_host(tmp_path_factory.mktemp("host"), installed, request.param)
+    yield from _started(new_host(tmp_path_factory.mktemp("host"), installed, request.param))
+
+
+@pytest.fixture(scope="session")
+def newer_host(tmp_path_factory: pytest.TempPathFactory, installed: Path) -> Iterator[Host]:
+    """The same, with libvirt 11.3 only: for what older ones cannot say."""
+    yield from _started(new_host(tmp_path_factory.mktemp("newer"), installed, "11.3"))
+
+
+def _started(host: Host) -> Iterator[Host]:
     try:
         with host.start():
-            for name in ("data/inner", "media"):
+            for name in ("data/inner", "library"):
                 host.path(f"/srv/{name}").mkdir(parents=True)
                 (host.path(f"/srv/{name}") / "hello").write_text("hello from the host\n")
             (host.path("/srv/data") / "hello").write_text("hello from the host\n")
             policies = host.path("/etc/virtiofs-sandbox/shares.d")
             policies.mkdir()
             (policies / "data.toml").write_text(example("managed-policy"))
-            (policies / "media.toml").write_text(example("external-policy"))
+            (policies / "library.toml").write_text(example("external-policy"))
             yield host
             assert host.processes() == {}
     except MissingProgramError as error:

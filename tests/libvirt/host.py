@@ -19,15 +19,15 @@ from tests.guest.images import ROOT
 from tests.guest.service import alive, children
 from tests.libvirt.namespace import WRITABLE
 
-# What a Debian package of libvirt makes: the user QEMU runs as, in the group that may use /dev/kvm; and an ordinary user
-# with a range of ids.
-QEMU_USER, KVM_GROUP, SHARER = 64055, 64056, 61234
+# What Debian's packages make: the user QEMU runs as, in the group that may use /dev/kvm. And an ordinary user with a range
+# of ids.
+QEMU_USER, KVM_GROUP, SHARER, FIRST_SUBORDINATE = 64055, 64056, 61234, 300_000
 ACCOUNTS = {
     "passwd": f"libvirt-qemu:x:{QEMU_USER}:{KVM_GROUP}::/var/lib/libvirt:/usr/sbin/nologin\n"
     f"sharer:x:{SHARER}:{SHARER}::/home/sharer:/bin/sh\n",
     "group": f"libvirt-qemu:x:{QEMU_USER}:\nkvm:x:{KVM_GROUP}:libvirt-qemu\nsharer:x:{SHARER}:\n",
-    "subuid": "sharer:300000:65536\n",
-    "subgid": "sharer:300000:65536\n",
+    "subuid": f"sharer:{FIRST_SUBORDINATE}:65536\n",
+    "subgid": f"sharer:{FIRST_SUBORDINATE}:65536\n",
 }
 GUEST = "/srv/guest"
 
@@ -68,18 +68,21 @@ class Host:
         enter = ["nsenter", f"--target={self._first}", "--mount", "--pid", "--wd=/", "--"]
         return [*enter, "env", "-i", *environment, *become, *words]
 
-    def run(self, *words: str, user: int = 0, seconds: float = 60, given: str = "") -> str:
+    def run(self, *words: str, user: int = 0, seconds: float = 60) -> str:
         """Runs it to its end and returns what it printed. Raises HostError, subprocess.TimeoutExpired."""
-        done = self.attempt(*words, user=user, seconds=seconds, given=given)
+        done = self.attempt(*words, user=user, seconds=seconds)
         if done.returncode:
             raise HostError(f"{' '.join(words)}: status {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
 
-    def attempt(
-        self, *words: str, user: int = 0, seconds: float = 60, given: str = ""
-    ) -> subprocess.CompletedProcess[str]:
+    def attempt(self, *words: str, user: int = 0, seconds: float = 60) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(*words, user=user), input=given, capture_output=True, text=True, check=False, timeout=seconds
+            self.command(*words, user=user),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
         )
 
     def start_process(self, *words: str, log: Path, user: int = 0) -> subprocess.Popen[bytes]:
@@ -136,8 +139,7 @@ class Host:
         image = images.qemu()
         for place in WRITABLE:
             self.path(place).mkdir(parents=True)
-            folder, *below = Path(place).parts[1:]
-            (self.work / "layer" / folder / Path(*below)).mkdir(parents=True, exist_ok=True)
+            (self.work / "layer" / place.lstrip("/")).mkdir(parents=True, exist_ok=True)
         for name, more in ACCOUNTS.items():
             there = Path("/etc") / name
             text = there.read_text() if there.exists() else ""
@@ -148,7 +150,8 @@ class Host:
             os.chown(folder, SHARER, SHARER)
             folder.chmod(0o700)
         self.path("/run/agents").mkdir()
-        # libvirt asks every QEMU it finds what it can do, for seconds: one is enough. (This is how an overlay takes a file away.)
+        self.path("/run/agents").chmod(0o1777)
+        # libvirt asks every QEMU it finds what it can do, for seconds: one is enough. Overlays hide a file by such a device.
         masked = self.work / "layer" / "usr" / "bin" / "qemu-system-i386"
         masked.parent.mkdir(parents=True)
         os.mknod(masked, stat.S_IFCHR, os.makedev(0, 0))

@@ -2,9 +2,9 @@
 
     python -m tests.libvirt.namespace WORK [LAYER...]
 
-Everything is read-only, but for WORK and what of it is mounted over the places in WRITABLE. The directories usr, etc and var
-of each LAYER (and of WORK/layer) lie over those of the machine, the first uppermost; so a copy installed below a DESTDIR
-is at its real paths. Processes are numbered anew and end when this one does. Prints "ready", and waits.
+Everything is read-only, but for WORK and what of it is mounted over the places in WRITABLE. The directories usr, etc
+and var of each LAYER (and of WORK/layer) lie over those of the machine, the first uppermost; so a copy installed below
+a DESTDIR is at its real paths. Processes are numbered anew and end when this one does. Prints "ready", and waits.
 """
 
 from __future__ import annotations

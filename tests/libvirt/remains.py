@@ -10,7 +10,7 @@ from tests.libvirt.host import Host
 
 CGROUPS = Path("/sys/fs/cgroup")
 # Where libvirt keeps the sockets and pid files of what runs; logs and its own state of definitions stay.
-PLACES = ("/run/libvirt/qemu", "/run/virtiofs-sandbox", "/var/lib/libvirt/qemu")
+PLACES = ("/run/libvirt/qemu", "/run/virtiofs-sandbox", "/var/lib/libvirt")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,12 @@ class Remains:
 
     @classmethod
     def of(cls, host: Host) -> Remains:
-        files = {os.path.join(folder, name) for place in PLACES for folder, _, names in os.walk(host.path(place)) for name in names}
+        files = {
+            os.path.join(folder, name)
+            for place in PLACES
+            for folder, _, names in os.walk(host.path(place))
+            for name in names
+        }
         groups = {folder for folder, below, _ in os.walk(CGROUPS) for name in below if _is_ours(folder, name)}
         return cls(host.processes(), frozenset(files), tuple(host.mounts()), frozenset(groups))
 

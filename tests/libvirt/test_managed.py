@@ -86,36 +86,36 @@ def test_plugged_in_and_out_it_comes_and_goes_with_its_daemon(
     """Without <binary path> the daemon is the one that the installed descriptor names, before the distribution's."""
     plug = example(element).replace("'data'", "'plugged'")
     before = host.processes()
-    libvirtd.virsh("attach-device", "web1", "/dev/stdin", given=plug)
+    libvirtd.virsh("attach-device", "web1", xml=plug)
     mount = "mkdir -p /run/plugged; until mount -t virtiofs plugged /run/plugged 2>/dev/null; do sleep 0.1; done"
     assert machine.check(f"{mount}; cat /run/plugged/hello") == HELLO
     assert len(set(host.processes()) - set(before)) == 4, "supervisor, zygote, keeper, worker"
-    libvirtd.virsh("detach-device", "web1", "/dev/stdin", given=plug)
+    libvirtd.virsh("detach-device", "web1", xml=plug)
     machine.check("while ls /run/plugged >/dev/null 2>&1; do sleep 0.1; done; umount /run/plugged", 20)
     host.until(lambda: host.processes() == before, "the plugged share's processes are gone")
 
 
 def test_what_xml_can_say_is_understood(machine: Domain, libvirtd: Libvirtd, host: Host) -> None:
-    """In libvirt's older form of arguments with 9.0, in the newer one from 11 on; of a directory inside the policy's."""
+    """In libvirt's older form of arguments and in the newer one; for a directory inside the policy's."""
     plug = example("managed-options")
-    libvirtd.virsh("attach-device", "web1", "/dev/stdin", given=plug)
+    libvirtd.virsh("attach-device", "web1", xml=plug)
     mount = "mkdir -p /run/inner; until mount -t virtiofs inner /run/inner 2>/dev/null; do sleep 0.1; done"
     assert machine.check(f"{mount}; cat /run/inner/hello") == HELLO
     assert "cache: never" in log_of(host, "web1", "fs1")
-    libvirtd.virsh("detach-device", "web1", "/dev/stdin", given=plug)
+    libvirtd.virsh("detach-device", "web1", xml=plug)
     machine.check("while ls /run/inner >/dev/null 2>&1; do sleep 0.1; done; umount /run/inner", 20)
 
 
 def test_what_would_widen_the_policy_is_refused_and_the_reason_is_in_the_daemons_log(
     machine: Domain, libvirtd: Libvirtd, host: Host
 ) -> None:
-    policy = host.path("/etc/virtiofs-sandbox/shares.d/media.toml")
-    plug = example("managed-options").replace("/srv/data/inner", "/srv/media").replace("'inner'", "'media'")
+    policy = host.path("/etc/virtiofs-sandbox/shares.d/library.toml")
+    plug = example("managed-options").replace("/srv/data/inner", "/srv/library").replace("'inner'", "'library'")
     assert "xattr" not in policy.read_text()
     before = Remains.of(host)
     with pytest.raises(HostError, match="attach"):
-        libvirtd.virsh("attach-device", "web1", "/dev/stdin", given=plug)
-    assert "would widen the policy: /etc/virtiofs-sandbox/shares.d/media.toml" in log_of(host, "web1", "fs1")
+        libvirtd.virsh("attach-device", "web1", xml=plug)
+    assert "would widen the policy: /etc/virtiofs-sandbox/shares.d/library.toml" in log_of(host, "web1", "fs1")
     host.until(lambda: Remains.of(host) == before, "nothing is left of the attempt")
 
 
@@ -126,9 +126,9 @@ def test_a_share_whose_daemon_died_comes_back_by_plugging_it_in_again(
     os.kill(daemon_of(host, "web1"), signal.SIGKILL)
     host.until(lambda: not supervisors(host) and not jailed(host), "the daemon takes zygote, keeper and worker along")
     assert libvirtd.virsh("domstate", "web1") == "running"
-    libvirtd.virsh("detach-device", "web1", "/dev/stdin", given=example("managed"))
+    libvirtd.virsh("detach-device", "web1", xml=example("managed"))
     machine.check("until umount /mnt; do sleep 0.1; done", 20)
-    libvirtd.virsh("attach-device", "web1", "/dev/stdin", given=example("managed"))
+    libvirtd.virsh("attach-device", "web1", xml=example("managed"))
     assert machine.check(f"until {MOUNT} 2>/dev/null; do sleep 0.1; done; cat /mnt/hello", 30) == HELLO
 
 
@@ -147,6 +147,7 @@ def test_destroyed_after_libvirtd_was_restarted_it_leaves_nothing_behind(
     assert not [group for group in left.groups if "web1" in group]
 
 
+@pytest.mark.slow
 def test_a_guest_that_powers_off_leaves_nothing_behind(libvirtd: Libvirtd, host: Host) -> None:
     before = Remains.of(host)
     with libvirtd.machine("web2", example("managed")) as machine:

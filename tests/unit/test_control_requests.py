@@ -16,6 +16,7 @@ from virtiofs_sandbox.ipc.requests import (
     Failed,
     ListShares,
     ReadLimits,
+    ReadLog,
     ReadStatus,
     Reload,
     Request,
@@ -40,6 +41,7 @@ REQUESTS = st.one_of(
     st.builds(Reload, share=SHARE, now=st.booleans()),
     st.builds(Restart, share=SHARE, now=st.booleans()),
     st.builds(Stop, share=SHARE, now=st.booleans(), all=st.booleans()),
+    st.builds(ReadLog, after=st.none() | st.integers(0, 1 << 62), wait=st.floats(0, 5), share=SHARE),
 )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib.resources
 import json
 from typing import Any
 
 import pytest
-from virtiofs_sandbox.ipc import stats
+from virtiofs_sandbox.ipc import opcodes, stats
 from virtiofs_sandbox.ipc.config import ConfigError, decode_config, encode_config
 from virtiofs_sandbox.ipc.messages import RULES, Direction, Kind, Message, MessageError, decode, encode
 
@@ -54,13 +55,25 @@ def test_the_statistics_page_has_the_recorded_layout() -> None:
         key: vector["index"] for key, vector in recorded.items() if "value" not in vector and "count" not in vector
     }
     assert single == dict(stats.INDEXES)
-    counts = {key: vector["count"] for key, vector in recorded.items() if "count" in vector}
-    of_limits = len(stats.CLASSES) * len(dataclasses.fields(stats.Throttled))
-    assert counts == {
-        "requests_by_opcode": stats.OPCODES,
-        "errors_by_opcode": stats.OPCODES,
-        "limits_by_class": of_limits,
+    classes = len(opcodes.CLASSES)
+    tables = {
+        "requests_by_opcode": (stats.FIRST_REQUEST_COUNT, stats.OPCODES),
+        "errors_by_opcode": (stats.FIRST_ERROR_COUNT, stats.OPCODES),
+        "limits_by_class": (stats.FIRST_LIMIT_COUNT, classes * len(dataclasses.fields(stats.Throttled))),
+        "latency_by_class": (stats.FIRST_LATENCY_COUNT, classes * stats.BUCKETS),
+        "rings": (stats.FIRST_RING, stats.RINGS * stats.RING_WORDS),
+        "nanoseconds_by_opcode": (stats.FIRST_NANOSECONDS, stats.OPCODES),
+        "errors_by_class": (stats.FIRST_ERRNO_COUNT, classes * len(stats.ERRNOS)),
     }
-    assert recorded["requests_by_opcode"]["index"] == stats.FIRST_REQUEST_COUNT
-    assert recorded["errors_by_opcode"]["index"] == stats.FIRST_ERROR_COUNT
-    assert recorded["limits_by_class"]["index"] == stats.FIRST_LIMIT_COUNT
+    assert {key: (vector["index"], vector["count"]) for key, vector in recorded.items() if "count" in vector} == tables
+
+
+def test_errors_and_opcodes_have_the_recorded_names_and_places() -> None:
+    assert tuple(vector["name"] for vector in VECTORS["errnos"]) == stats.ERRNOS
+    assert {getattr(errno, vector["name"], 0) for vector in VECTORS["errnos"]} == {
+        vector["number"] for vector in VECTORS["errnos"]
+    }
+    assert dict(opcodes.NAMES) == {vector["number"]: vector["name"] for vector in VECTORS["opcodes"]}
+    assert {opcodes.class_of(number) for number in (0, 63, 9999)} == {"metadata"}
+    for vector in VECTORS["opcodes"]:
+        assert opcodes.class_of(vector["number"]) == vector["class"]

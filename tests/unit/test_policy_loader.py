@@ -250,6 +250,25 @@ def test_the_site_may_require_policies(world: World) -> None:
     assert (site(world.policies).require_policy, site(world.policies).warm) == (True, 0)
 
 
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("/run/m.sock", Path("/run/m.sock")), ("127.0.0.1:9100", ("127.0.0.1", 9100)), ("[::1]:65535", ("::1", 65535))],
+)
+def test_the_site_says_where_metrics_are_told(world: World, said: str, meant: object) -> None:
+    assert site(world.policies).metrics is None
+    world.write({"../defaults.toml": f'[site]\nmetrics = "{said}"\n'})
+    assert site(world.policies).metrics == meant
+
+
+@pytest.mark.parametrize(
+    "said", ["0.0.0.0:9100", "localhost:9100", "127.0.0.1:0", "127.0.0.1:65536", "[::]:9100", ":9100", "m.sock", ""]
+)
+def test_metrics_are_told_nowhere_else(world: World, said: str) -> None:
+    world.write({"../defaults.toml": f'[site]\nmetrics = "{said}"\n'})
+    with pytest.raises(PolicyError, match=r"site.metrics: .* 127.0.0.1:PORT and \[::1\]:PORT"):
+        site(world.policies)
+
+
 def test_the_directory_of_a_user_is_below_the_configuration_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("XDG_CONFIG_HOME", "/somewhere")

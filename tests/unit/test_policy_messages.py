@@ -292,7 +292,7 @@ RESERVED = [
     single(
         "known but not yet: keys",
         f"{SHARE}posix_acl = true\nxattrmap = []\n[cache]\ndirect_io = true\n"
-        "[identity]\ntranslate = []\n[sandbox]\nuser_namespace = false\n[worker]\nprogram = []\npoll-budget = 1\n",
+        "[identity]\ntranslate = []\n[sandbox]\nuser_namespace = false\n[worker]\npoll-budget = 1\n",
     ),
     single("known but not yet: of a socket", SHARE + 'socket = { owner = "root", label = "x" }\n'),
 ]
@@ -428,6 +428,7 @@ SEVERAL = [
         {"../defaults.toml": "[site]\nrequire_policy = 1\n"},
         by_directory("srv/data", tag="t", socket=Path("/run/s")),
     ),
+    Case("metrics for other machines", {"../defaults.toml": '[site]\nmetrics = "0.0.0.0:9100"\n', "data.toml": SHARE}),
     Case("an include that is not there", {"data.toml": f'include = ["x.toml"]\n{SHARE}'}),
     Case("includes that are no relative paths", {"data.toml": f'include = ["/etc/x.toml", "", 1]\n{SHARE}'}),
     Case(

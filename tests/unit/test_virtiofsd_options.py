@@ -293,7 +293,9 @@ def test_capabilities_are_told_before_anything_is_loaded() -> None:
     assert done.stdout == '{\n  "type": "fs",\n  "features": [\n    "separate-options"\n  ]\n}\n'
     assert not {"argparse", "asyncio", "ctypes", "dataclasses", "json", "msgspec", "socket"} & set(done.stderr.split())
     ours = {name for name in done.stderr.split() if name.startswith("virtiofs_sandbox.")}
-    assert ours <= {f"virtiofs_sandbox.{name}" for name in ("cli", "cli.main", "compat", "compat.recognition")}
+    assert ours <= {
+        f"virtiofs_sandbox.{name}" for name in ("cli", "cli.main", "cli.text", "compat", "compat.recognition")
+    }
 
 
 VALUES = st.sampled_from([value for values in STOCK.values() for value in values if value is not None]) | st.text()

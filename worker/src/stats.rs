@@ -6,11 +6,12 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::fuse::Opcode;
 use crate::limit::Class;
 
 pub const PAGE_BYTES: usize = 4096;
 pub const MAGIC: u64 = u64::from_le_bytes(*b"VFSTATS1");
-pub const LAYOUT_VERSION: u64 = 1;
+pub const LAYOUT_VERSION: u64 = 2;
 
 /// Index of a single counter in the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +43,60 @@ const OPCODES: usize = 64;
 /// For each class of limits: admitted, delayed, nanoseconds delayed, bytes.
 pub const LIMITS_BY_CLASS: usize = 160;
 const LIMIT_WORDS: usize = 4;
+/// For each class: requests by how long they took, in buckets that double.
+pub const LATENCY_BY_CLASS: usize = 176;
+/// The first bucket ends at 2^10 ns, each at twice the one before, the last but one at 2^34 ns; the last has no end.
+pub const BUCKETS: usize = 26;
+const FIRST_BUCKET_BITS: u32 = 10;
+/// For each ring: requests in it now, most since launch, batches published, requests given back. A cache line each,
+/// since each has a writer of its own.
+pub const RINGS: usize = 256;
+pub const MAX_RINGS: usize = 9;
+const RING_WORDS: usize = 8;
+pub const NANOSECONDS_BY_OPCODE: usize = 328;
+/// For each class: errors by their place in [`ERRNOS`].
+pub const ERRORS_BY_CLASS: usize = 392;
 const WORDS: usize = PAGE_BYTES / 8;
+
+/// What is counted by name; 0, the first, stands for every other.
+pub const ERRNOS: [i32; 36] = [
+    0,
+    libc::EPERM,
+    libc::ENOENT,
+    libc::EINTR,
+    libc::EIO,
+    libc::ENXIO,
+    libc::EBADF,
+    libc::EAGAIN,
+    libc::ENOMEM,
+    libc::EACCES,
+    libc::EBUSY,
+    libc::EEXIST,
+    libc::EXDEV,
+    libc::ENODEV,
+    libc::ENOTDIR,
+    libc::EISDIR,
+    libc::EINVAL,
+    libc::ENFILE,
+    libc::EMFILE,
+    libc::ETXTBSY,
+    libc::EFBIG,
+    libc::ENOSPC,
+    libc::EROFS,
+    libc::EMLINK,
+    libc::ERANGE,
+    libc::ENAMETOOLONG,
+    libc::ENOLCK,
+    libc::ENOSYS,
+    libc::ENOTEMPTY,
+    libc::ELOOP,
+    libc::ENODATA,
+    libc::EOVERFLOW,
+    libc::EOPNOTSUPP,
+    libc::ESTALE,
+    libc::EUCLEAN,
+    libc::EDQUOT,
+];
 
 /// The page, mapped shared. Lives as long as the process: it is never unmapped.
 pub struct Stats {
@@ -89,7 +143,7 @@ impl Stats {
     }
 
     pub fn add(&self, counter: Counter, amount: u64) {
-        self.words[counter as usize].fetch_add(amount, Ordering::Relaxed);
+        self.count(counter as usize, amount);
     }
 
     pub fn set(&self, counter: Counter, value: u64) {
@@ -104,7 +158,7 @@ impl Stats {
     pub fn admitted(&self, class: Class, moved: u64, waited: u64) {
         let first = LIMITS_BY_CLASS + LIMIT_WORDS * class as usize;
         for (word, amount) in [1, u64::from(waited > 0), waited, moved].into_iter().enumerate() {
-            self.words[first + word].fetch_add(amount, Ordering::Relaxed);
+            self.count(first + word, amount);
         }
     }
 
@@ -112,10 +166,116 @@ impl Stats {
     pub fn request(&self, opcode: u32, errno: i32) {
         let slot = (opcode as usize).min(OPCODES - 1);
         self.add(Counter::Requests, 1);
-        self.words[REQUESTS_BY_OPCODE + slot].fetch_add(1, Ordering::Relaxed);
+        self.count(REQUESTS_BY_OPCODE + slot, 1);
         if errno != 0 {
             self.add(Counter::Errors, 1);
-            self.words[ERRORS_BY_OPCODE + slot].fetch_add(1, Ordering::Relaxed);
+            self.count(ERRORS_BY_OPCODE + slot, 1);
+            let place = ERRNOS.iter().position(|known| *known == errno).unwrap_or(0);
+            self.count(ERRORS_BY_CLASS + ERRNOS.len() * class(opcode) as usize + place, 1);
         }
+    }
+
+    /// Counts how long one request took to serve; what a limit held it back before does not belong to it.
+    pub fn took(&self, opcode: u32, nanoseconds: u64) {
+        self.count(LATENCY_BY_CLASS + BUCKETS * class(opcode) as usize + bucket(nanoseconds), 1);
+        self.count(NANOSECONDS_BY_OPCODE + (opcode as usize).min(OPCODES - 1), nanoseconds);
+    }
+
+    /// Ring *ring* holds *depth* requests that have no answer yet. Only that ring's thread says so.
+    pub fn holds(&self, ring: usize, depth: u16) {
+        let [now, highest, ..] = self.ring(ring);
+        now.store(depth.into(), Ordering::Relaxed);
+        if highest.load(Ordering::Relaxed) < depth.into() {
+            highest.store(depth.into(), Ordering::Relaxed);
+        }
+    }
+
+    /// Ring *ring* shows the driver *answers* at once.
+    pub fn published(&self, ring: usize, answers: u16) {
+        let [_, _, batches, given_back] = self.ring(ring);
+        batches.fetch_add(1, Ordering::Relaxed);
+        given_back.fetch_add(answers.into(), Ordering::Relaxed);
+    }
+
+    fn ring(&self, ring: usize) -> [&AtomicU64; 4] {
+        let first = RINGS + RING_WORDS * ring.min(MAX_RINGS - 1);
+        [first, first + 1, first + 2, first + 3].map(|word| &self.words[word])
+    }
+
+    fn count(&self, word: usize, amount: u64) {
+        self.words[word].fetch_add(amount, Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    fn word(&self, word: usize) -> u64 {
+        self.words[word].load(Ordering::Relaxed)
+    }
+}
+
+fn class(opcode: u32) -> Class {
+    Class::of(Opcode::from_number(opcode))
+}
+
+/// Which bucket counts a request that took so long; each includes its end.
+fn bucket(nanoseconds: u64) -> usize {
+    let bits = u64::BITS - nanoseconds.saturating_sub(1).leading_zeros();
+    (bits.saturating_sub(FIRST_BUCKET_BITS) as usize).min(BUCKETS - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_ends_at_a_power_of_two_and_includes_it() {
+        assert_eq!([0, 1, 1024].map(bucket), [0; 3]);
+        for number in 1..BUCKETS - 1 {
+            let end = 1 << (FIRST_BUCKET_BITS as usize + number);
+            assert_eq!([end / 2 + 1, end, end + 1].map(bucket), [number, number, number + 1]);
+        }
+        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
+    }
+
+    #[test]
+    fn an_error_is_counted_by_name_for_the_class_of_its_request() {
+        let stats = Stats::private();
+        stats.request(Opcode::Lookup as u32, libc::ENOENT);
+        stats.request(Opcode::Write as u32, libc::ENOSPC);
+        stats.request(Opcode::Write as u32, libc::EPROTO);
+        stats.request(Opcode::Read as u32, 0);
+        let place = |errno| ERRNOS.iter().position(|known| *known == errno).expect("named");
+        let of = |class: Class, place| stats.word(ERRORS_BY_CLASS + ERRNOS.len() * class as usize + place);
+        assert_eq!(of(Class::Metadata, place(libc::ENOENT)), 1);
+        assert_eq!((of(Class::Write, place(libc::ENOSPC)), of(Class::Write, 0)), (1, 1));
+        let all: u64 = (0..3 * ERRNOS.len()).map(|word| stats.word(ERRORS_BY_CLASS + word)).sum();
+        assert_eq!((all, stats.get(Counter::Errors)), (3, 3));
+    }
+
+    #[test]
+    fn no_two_counters_share_a_word() {
+        let parts = [
+            (0, Counter::Overdue as usize + 1),
+            (REQUESTS_BY_OPCODE, OPCODES),
+            (ERRORS_BY_OPCODE, OPCODES),
+            (LIMITS_BY_CLASS, Class::ALL.len() * LIMIT_WORDS),
+            (LATENCY_BY_CLASS, Class::ALL.len() * BUCKETS),
+            (RINGS, MAX_RINGS * RING_WORDS),
+            (NANOSECONDS_BY_OPCODE, OPCODES),
+            (ERRORS_BY_CLASS, Class::ALL.len() * ERRNOS.len()),
+            (WORDS, 0),
+        ];
+        for (one, next) in parts.iter().zip(&parts[1..]) {
+            assert!(one.0 + one.1 <= next.0, "{one:?} reaches into {next:?}");
+        }
+    }
+
+    #[test]
+    fn the_highest_depth_of_a_ring_stays_and_a_ring_beyond_the_page_harms_nobody() {
+        let stats = Stats::private();
+        stats.holds(1, 7);
+        stats.holds(1, 2);
+        stats.holds(usize::MAX, 9);
+        let of = |ring: usize| (stats.word(RINGS + RING_WORDS * ring), stats.word(RINGS + RING_WORDS * ring + 1));
+        assert_eq!((of(1), of(0), of(MAX_RINGS - 1)), ((2, 7), (0, 0), (9, 9)));
     }
 }

@@ -3,8 +3,13 @@
 use serde_json::Value;
 
 use virtiofs_worker::config::Config;
+use virtiofs_worker::fuse::Opcode;
 use virtiofs_worker::ipc::Message;
-use virtiofs_worker::stats::{Counter, LAYOUT_VERSION, LIMITS_BY_CLASS, MAGIC};
+use virtiofs_worker::limit::Class;
+use virtiofs_worker::stats::{
+    Counter, BUCKETS, ERRNOS, ERRORS_BY_CLASS, LATENCY_BY_CLASS, LAYOUT_VERSION, LIMITS_BY_CLASS, MAGIC,
+    NANOSECONDS_BY_OPCODE, RINGS,
+};
 
 fn vectors(name: &str) -> Vec<Value> {
     let text = include_str!("../../ipc/vectors.json");
@@ -75,8 +80,35 @@ fn counters_lie_where_the_vectors_say() {
         let vector = vectors.iter().find(|vector| vector["name"] == name).expect("a vector");
         assert_eq!(vector["index"].as_u64(), Some(counter as u64), "{name}");
     }
-    let limits = vectors.iter().find(|vector| vector["name"] == "limits_by_class").expect("a vector");
-    assert_eq!(limits["index"].as_u64(), Some(LIMITS_BY_CLASS as u64));
+    let tables = [
+        ("limits_by_class", LIMITS_BY_CLASS),
+        ("latency_by_class", LATENCY_BY_CLASS),
+        ("rings", RINGS),
+        ("nanoseconds_by_opcode", NANOSECONDS_BY_OPCODE),
+        ("errors_by_class", ERRORS_BY_CLASS),
+    ];
+    for (name, first) in tables {
+        let vector = vectors.iter().find(|vector| vector["name"] == name).expect("a vector");
+        assert_eq!(vector["index"].as_u64(), Some(first as u64), "{name}");
+    }
+    let latency = vectors.iter().find(|vector| vector["name"] == "latency_by_class").expect("a vector");
+    assert_eq!(latency["count"].as_u64(), Some((Class::ALL.len() * BUCKETS) as u64));
     assert_eq!(vectors[0]["value"].as_u64(), Some(MAGIC));
     assert_eq!(vectors[1]["value"].as_u64(), Some(LAYOUT_VERSION));
+}
+
+#[test]
+fn errors_and_opcodes_are_those_that_the_vectors_name() {
+    let errnos: Vec<i64> = vectors("errnos").iter().filter_map(|vector| vector["number"].as_i64()).collect();
+    assert_eq!(errnos, ERRNOS.map(i64::from));
+    let vectors = vectors("opcodes");
+    assert_eq!(vectors.len(), Opcode::ALL.len());
+    for vector in vectors {
+        let number = vector["number"].as_u64().and_then(|number| u32::try_from(number).ok()).expect("a number");
+        let opcode = Opcode::from_number(number);
+        let name = vector["name"].as_str().expect("a name").replace('_', "");
+        assert_eq!(opcode.map(|opcode| format!("{opcode:?}").to_uppercase()), Some(name));
+        let class = ["read", "write", "metadata"][Class::of(opcode) as usize];
+        assert_eq!(vector["class"].as_str(), Some(class), "{opcode:?}");
+    }
 }

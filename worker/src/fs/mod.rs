@@ -111,6 +111,7 @@ pub struct ThreadState {
     law: TakenUp,
     body: Vec<u8>,
     work: Work,
+    opcode: Option<u32>,
 }
 
 impl ThreadState {
@@ -122,6 +123,11 @@ impl ThreadState {
     /// Bytes of files that the last request has moved.
     pub fn moved(&self) -> u64 {
         self.work.moved
+    }
+
+    /// What the last request was; `None` if it had no header.
+    pub fn opcode(&self) -> Option<u32> {
+        self.opcode
     }
 }
 
@@ -224,6 +230,7 @@ impl Server {
                 moved: 0,
                 ring: 0,
             },
+            opcode: None,
         }
     }
 
@@ -233,6 +240,7 @@ impl Server {
     pub fn serve(&self, state: &mut ThreadState, request: &Buffers<'_>, reply: &Buffers<'_>) -> Served {
         let Some(header) = Header::read(request) else {
             self.stats.add(Counter::Malformed, 1);
+            state.opcode = None;
             return Served::Silent;
         };
         self.serve_as(&header, state, request, reply)
@@ -248,6 +256,7 @@ impl Server {
     ) -> Served {
         let opcode = Opcode::from_number(header.opcode);
         let has_reply = !matches!(opcode, Some(Opcode::Forget | Opcode::BatchForget | Opcode::Interrupt));
+        state.opcode = Some(header.opcode);
         state.work.out.clear();
         state.work.moved = 0;
         self.law.refresh(&mut state.law);

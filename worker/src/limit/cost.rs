@@ -24,6 +24,15 @@ pub enum Class {
 impl Class {
     pub const ALL: [Self; 3] = [Self::Read, Self::Write, Self::Metadata];
 
+    /// The class of every request, those that never wait and those that nobody knows included.
+    pub fn of(opcode: Option<Opcode>) -> Self {
+        match opcode {
+            Some(Opcode::Read) => Self::Read,
+            Some(Opcode::Write | Opcode::CopyFileRange | Opcode::Fallocate) => Self::Write,
+            _ => Self::Metadata,
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -45,7 +54,8 @@ impl Cost {
     ///
     /// The guest can change the size after this look; what was really moved is charged in the end.
     pub fn of(header: &Header, request: &Buffers<'_>, reply: &Buffers<'_>) -> Option<Self> {
-        let (class, bytes) = match Opcode::from_number(header.opcode) {
+        let opcode = Opcode::from_number(header.opcode);
+        let bytes = match opcode {
             Some(
                 Opcode::Init
                 | Opcode::Destroy
@@ -57,15 +67,12 @@ impl Cost {
                 | Opcode::Flush
                 | Opcode::Statfs,
             ) => return None,
-            Some(Opcode::Read) => (Class::Read, size(request).min(room(reply.len(), OUT_HEADER_BYTES))),
-            Some(Opcode::Write) => {
-                (Class::Write, size(request).min(room(request.len(), IN_HEADER_BYTES + WRITE_IN_BYTES)))
-            }
-            Some(Opcode::CopyFileRange) => (Class::Write, length(request)),
-            Some(Opcode::Fallocate) => (Class::Write, 0),
-            _ => (Class::Metadata, 0),
+            Some(Opcode::Read) => size(request).min(room(reply.len(), OUT_HEADER_BYTES)),
+            Some(Opcode::Write) => size(request).min(room(request.len(), IN_HEADER_BYTES + WRITE_IN_BYTES)),
+            Some(Opcode::CopyFileRange) => length(request),
+            _ => 0,
         };
-        Some(Self { class, bytes: bytes.min(MAX_WRITE.into()) })
+        Some(Self { class: Class::of(opcode), bytes: bytes.min(MAX_WRITE.into()) })
     }
 }
 

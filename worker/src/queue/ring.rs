@@ -150,6 +150,18 @@ impl<'m> Ring<'m> {
         self.layout.size
     }
 
+    /// Chains that the driver has made available and not had back: those that wait here included. A driver that lies
+    /// about its index gets no more than the ring's size.
+    pub fn depth(&self) -> u16 {
+        let available = self.available.u16(2).load(Ordering::Relaxed);
+        available.wrapping_sub(self.cursor.next_used).min(self.layout.size)
+    }
+
+    /// Chains that were given back and that the driver has not been shown.
+    pub fn unpublished(&self) -> u16 {
+        self.cursor.next_used.wrapping_sub(self.published)
+    }
+
     /// Gives chain *head* back with *written* bytes of reply. The driver sees it after [`Ring::publish`].
     pub fn complete(&mut self, head: u16, written: u32) {
         let slot = 4 + 8 * usize::from(self.cursor.next_used & (self.layout.size - 1));

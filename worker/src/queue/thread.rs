@@ -115,6 +115,7 @@ impl Serving<'_> {
         let (mut request, mut reply) = (Buffers::new(), Buffers::new());
         while self.current() {
             ring.refuse_kicks();
+            self.work.stats.holds(self.ring, ring.depth());
             let mut batch = None;
             while self.current() {
                 let admitted = match self.next(&mut ring, parked, &mut request, &mut reply) {
@@ -125,8 +126,8 @@ impl Serving<'_> {
                         return Err(error);
                     }
                 };
-                let start = self.answer(&mut ring, &admitted, &request, &reply);
-                if monotonic() - *batch.get_or_insert(start) > BATCH_NANOSECONDS {
+                let (start, end) = self.answer(&mut ring, &admitted, &request, &reply);
+                if end - *batch.get_or_insert(start) > BATCH_NANOSECONDS {
                     self.publish(&mut ring);
                     batch = None;
                 }
@@ -181,8 +182,14 @@ impl Serving<'_> {
         found
     }
 
-    /// Serves one request and gives its chain back; returns when it began.
-    fn answer(&mut self, ring: &mut Ring<'_>, admitted: &Admitted, request: &Buffers<'_>, reply: &Buffers<'_>) -> u64 {
+    /// Serves one request and gives its chain back; returns when it began and ended.
+    fn answer(
+        &mut self,
+        ring: &mut Ring<'_>,
+        admitted: &Admitted,
+        request: &Buffers<'_>,
+        reply: &Buffers<'_>,
+    ) -> (u64, u64) {
         let share = &self.work.server;
         let start = self.work.inflight.begin(self.ring);
         let served = match &admitted.charged {
@@ -198,8 +205,12 @@ impl Serving<'_> {
             Served::Silent => 0,
         };
         self.work.inflight.end(self.ring);
+        let end = monotonic();
+        if let Some(opcode) = self.state.opcode() {
+            self.work.stats.took(opcode, end.saturating_sub(start));
+        }
         ring.complete(admitted.head, written);
-        start
+        (start, end)
     }
 
     /// Runs at once, in order, all that waits: the ring comes to rest.
@@ -230,6 +241,11 @@ impl Serving<'_> {
     }
 
     fn publish(&self, ring: &mut Ring<'_>) {
+        let answers = ring.unpublished();
+        if answers > 0 {
+            self.work.stats.published(self.ring, answers);
+            self.work.stats.holds(self.ring, ring.depth());
+        }
         if ring.publish() {
             self.shared.signal(self.work.stats);
         }
