@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from virtiofs_sandbox.confine import calls
+from virtiofs_sandbox.confine import calls, stockcalls
 from virtiofs_sandbox.confine.calls import INT, WORD, Call, Form, Needs, Role, Where
 
 PAGE = Path(__file__).with_suffix(".md")
@@ -43,6 +43,16 @@ may be changed.
 """  # noqa: E501
 
 
+_STOCK = """
+## A stock virtiofsd
+
+Where `worker.program` serves ([stock-virtiofsd.md](stock-virtiofsd.md)), one program lasts from exec to the end, from
+`sandbox/confine/stockcalls.py`. virtiofsd loads its own over it. accept4 is not carried out: it waits for the supervisor,
+which answers it once, with the client's connection, and ENOSYS is the answer from then on. What is refused is refused by
+errno, also where the audit records cannot be read: nothing in that jail would report it.
+"""
+
+
 def page() -> str:
     """The whole page."""
     return "".join(_parts())
@@ -65,8 +75,20 @@ def _parts() -> Iterator[str]:
         yield f"\n### {group.when[0].upper()}{group.when[1:]} ({len(group.calls)})\n\n{_table(group.calls, places)}"
     yield "\n## Where refusals are reported by the worker itself\n\n"
     yield _table((calls.SIGNAL_RETURN,), places)
+    yield _STOCK
+    for group in stockcalls.GROUPS:
+        yield f"\n### A stock virtiofsd, {group.when} ({len(group.calls)})\n\n{_plain_table(group.calls)}"
     yield "\n## Deadly\n\nIn both stages: " + ", ".join(f"`{name}`" for name in calls.KILLED) + ".\n"
     yield "\nOnce started: " + ", ".join(f"`{name}`" for name in calls.KILLED_LATER) + ".\n"
+    needed = [name for name in calls.KILLED if name not in stockcalls.DEADLY]
+    yield f"\nNot deadly to a stock virtiofsd: {', '.join(f'`{name}`' for name in needed)}. Beyond the forms above they "
+    yield "are refused.\n"
+
+
+def _plain_table(table: Iterable[Call]) -> str:
+    rows = ["| call | arguments | for |", "| --- | --- | --- |"]
+    rows += [f"| `{call.name}` | {' or '.join(map(_form, call.forms))} | {call.reason} |" for call in table]
+    return "\n".join((*rows, ""))
 
 
 def _counts() -> str:

@@ -94,6 +94,8 @@ INDEXES: Mapping[str, int] = MappingProxyType(
         "overdue": 17,
     }
 )
+# Up to the start of the oldest request.
+_HEAD = struct.Struct(f"<{INDEXES['oldest_start'] + 1}Q")
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,15 @@ def decode(words: Sequence[int]) -> Statistics:
         rings=_rings(words),
         words=words,
     )
+
+
+def read_oldest_start(page: int) -> int:
+    """That counter alone, 0 also where there is no page of this layout: it is read often, and of many workers."""
+    content = os.pread(page, _HEAD.size, 0)
+    if len(content) != _HEAD.size:
+        return 0
+    magic, version, *others = _HEAD.unpack(content)
+    return others[-1] if (magic, version) == (MAGIC, LAYOUT_VERSION) else 0
 
 
 def _per_class(words: Sequence[int], first: int, width: int) -> Mapping[str, Sequence[int]]:

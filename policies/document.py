@@ -61,6 +61,24 @@ class SocketTable(_Table, frozen=True):
         str | int | UnsetType,
         _key("Group of the socket.", "a group's name or number", "the caller's", parse=values.group),
     ] = UNSET
+    owner: Annotated[
+        str | int | UnsetType,
+        _key(
+            "Owner of the socket. Only root can give it away.",
+            "a user's name or number",
+            "the caller",
+            parse=values.user,
+        ),
+    ] = UNSET
+    label: Annotated[
+        str | UnsetType,
+        _key(
+            "SELinux label of the socket's file, as ls -Z shows it. Refused where SELinux is off.",
+            'a context, as in "system_u:object_r:svirt_image_t:s0"',
+            "by the machine's policy",
+            parse=values.label,
+        ),
+    ] = UNSET
 
 
 class ChildTable(_Table, frozen=True):
@@ -103,8 +121,8 @@ class ShareTable(_Table, frozen=True):
     socket: Annotated[
         str | SocketTable | UnsetType,
         _key(
-            "Where a monitor connects: a path, or a table of path, mode and group.",
-            "an absolute path, or a table of path, mode and group",
+            "Where a monitor connects: a path, or a table of path, mode, owner, group and label.",
+            "an absolute path, or a table of path, mode, owner, group and label",
             "each as below",
             parse=values.absolute_path,
         ),
@@ -621,8 +639,6 @@ RESERVED = {
     "share.security_label": "labels that guests give to new files",
     "share.immutable": "a promise that nobody changes the files",
     "share.submounts": "telling the guest of file systems mounted in the share",
-    "share.socket.owner": "another owner for the socket",
-    "share.socket.label": "an SELinux label for the socket",
     "cache.direct_io": "files that bypass the guest's cache",
     "cache.dax": "a window of shared memory",
     "cache.immutable": "a promise that nobody changes the files",

@@ -152,7 +152,8 @@ def _socket(policy: Policy, arguments: Arguments) -> Socket:
     socket = policy.socket
     said = {"share.socket.mode", "share.socket.group"} & set(policy.origins)
     mode = socket.mode & PRIVATE if arguments.private and not said else socket.mode
-    return Socket(
+    return replace(
+        socket,
         path=arguments.socket or socket.path,
         mode=mode if arguments.socket_mode is None else arguments.socket_mode,
         group=socket.group if arguments.socket_group is None else arguments.socket_group,

@@ -16,11 +16,15 @@ QEMU_MAX_PATH = 107
 
 @dataclass(frozen=True)
 class Socket:
-    """The vhost-user socket to make. *group* is a gid, None leaves the caller's."""
+    """The vhost-user socket to make. *owner* and *group* are a uid and a gid, None leaves the caller's; *label* is an
+    SELinux context, None leaves it to the machine's policy.
+    """
 
     path: Path
     mode: int = DEFAULT_MODE
     group: int | None = None
+    owner: int | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True)

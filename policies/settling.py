@@ -403,9 +403,9 @@ class _Settling:
         table = share.socket if isinstance(share.socket, SocketTable) else SocketTable()
         mode = DEFAULT_MODE if isinstance(table.mode, UnsetType) else values.mode(table.mode)
         group = None if isinstance(table.group, UnsetType) else values.group(table.group)
-        if isinstance(table.path, UnsetType):
-            return Socket(socket_directory() / f"{name}.sock", mode, group)
-        return Socket(values.absolute_path(table.path), mode, group)
+        owner = None if isinstance(table.owner, UnsetType) else values.user(table.owner)
+        path = _of(table.path, values.absolute_path) or socket_directory() / f"{name}.sock"
+        return Socket(path, mode, group, owner, _or(table.label, None))
 
     def _needed(self, value: str | UnsetType, key: str, what: str) -> str:
         if isinstance(value, UnsetType):

@@ -16,6 +16,7 @@ from virtiofs_sandbox.policies.share import ShareError, check_tag
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h)", re.ASCII)
 _BYTE_RATE = re.compile(r"([0-9]{1,13}(?:\.[0-9]{1,3})?)(B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)/s", re.ASCII)
 _OPERATION_RATE = re.compile(r"([0-9]{1,13})/s", re.ASCII)
+_LABEL = re.compile(r"[!-9;-~]{1,64}(:[!-9;-~]{1,64}){2}(:[!-~]{1,512})?", re.ASCII)
 _GROUP_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _LOOPBACK = re.compile(r"(127\.0\.0\.1|\[::1\]):([0-9]{1,5})", re.ASCII)
 MetricsAddress = Path | tuple[str, int]
@@ -82,6 +83,21 @@ def group(value: str | int) -> int:
         return grp.getgrnam(value).gr_gid
     except KeyError:
         raise Refused(f"there is no group {quoted(value)} on this machine") from None
+
+
+def user(value: str | int) -> int:
+    """The uid of a user, given by name or number."""
+    return _number("user", value) if isinstance(value, int) else _user(value)
+
+
+def label(text: str) -> str:
+    """An SELinux context: user, role, type and perhaps a range."""
+    if not _LABEL.fullmatch(text):
+        raise Refused(
+            f'{quoted(text)} is no SELinux context; "USER:ROLE:TYPE" or "USER:ROLE:TYPE:RANGE" is accepted, as ls -Z '
+            "shows it"
+        )
+    return text
 
 
 def owner(text: str) -> tuple[int, int]:

@@ -75,7 +75,7 @@ def serve(
     directory: Path,
     *,
     control: Path,
-    worker: Path,
+    worker: Path | None,
     zygote: Zygote,
     form: Form | None = None,
     log_format: LogForm | None = None,
@@ -190,7 +190,8 @@ def bind(socket: Socket, *, instead_of: Listener | None = None) -> Listener:
     """The socket of a policy, in place of another listener of ours if there is one. Raises ListenError."""
     if socket.path.parent == socket_directory():
         _make_directory(socket.path.parent, socket.path, "share.socket or --socket")
-    return Listener.bind(SocketFile(socket.path, socket.mode, socket.group), instead_of=instead_of)
+    file = SocketFile(socket.path, socket.mode, socket.group, socket.owner, socket.label)
+    return Listener.bind(file, instead_of=instead_of)
 
 
 def _status(departures: Sequence[Departure]) -> Status:

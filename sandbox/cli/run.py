@@ -140,8 +140,11 @@ def execute(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
         parser.error(str(error))
 
 
-def find_worker(wanted: Path | None) -> Path:
-    """The worker binary: *wanted*, or the one that `make install` put above this package, or pip beside the command."""
+def find_worker(wanted: Path | None) -> Path | None:
+    """The worker binary: *wanted*, or the one that `make install` put above this package, or pip beside the command.
+
+    None where none was installed. Raises NoWorkerError.
+    """
     above = Path(__file__).parents[3] / WORKER
     beside = Path(sys.argv[0]).resolve().parent / WORKER
     scripts = Path(sysconfig.get_path("scripts")) / WORKER
@@ -149,8 +152,9 @@ def find_worker(wanted: Path | None) -> Path:
     for candidate in candidates:
         if candidate.is_file() and os.access(candidate, os.X_OK):
             return candidate.resolve()
-    places = " or ".join(dict.fromkeys(str(candidate) for candidate in candidates))
-    raise NoWorkerError(f"no worker binary at {places}; install with the worker (needs Rust), or name one by --worker")
+    if wanted is None:
+        return None
+    raise NoWorkerError(f"no worker binary at {wanted}; name another, or leave out --worker")
 
 
 def request_of(options: argparse.Namespace) -> Request:

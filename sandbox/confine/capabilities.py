@@ -71,5 +71,6 @@ REASONS = {
     Capability.FSETID: "chmod keeps the set-group-ID bit that the guest asks for",
     Capability.SETGID: "creating for the calling gid: setfsgid(2)",
     Capability.SETUID: "creating for the calling uid: setfsuid(2)",
+    Capability.SETPCAP: "a stock virtiofsd drops what it does not want, this one with it, before it has a client",
     Capability.SETFCAP: "the guest stores file capabilities: the attribute security.capability",
 }

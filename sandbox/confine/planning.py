@@ -11,6 +11,7 @@ from virtiofs_sandbox.cgroups import planning as control
 from virtiofs_sandbox.confine import capabilities, identity, landlock, mountplan, seccomp, tiers
 from virtiofs_sandbox.confine.host import HostProbe
 from virtiofs_sandbox.confine.plan import LaunchPlan
+from virtiofs_sandbox.confine.tiers import CannotConfineError
 from virtiofs_sandbox.policies.share import Access, Share, Tier
 
 WANTED_DESCRIPTORS = 1_000_000
@@ -31,12 +32,18 @@ LIMITS = (
 PROCESSES = 64
 
 
-def prepare(share: Share, host: HostProbe, *, worker: Path, end_with_supervisor: bool = True) -> LaunchPlan:
+def prepare(share: Share, host: HostProbe, *, worker: Path | None, end_with_supervisor: bool = True) -> LaunchPlan:
     """Settles every number of the launch. A layer this host lacks is refused here or named in `warnings` (I7).
 
-    *worker* is the static binary to run. With *end_with_supervisor* the jail is killed when its supervisor dies.
+    *worker* is the static binary to run, None where it was not installed: only another program serves then. With
+    *end_with_supervisor* the jail is killed when its supervisor dies.
     Looks at the share for paths that rules name, and for the disks behind it. Raises CannotConfineError.
     """
+    if worker is None and share.program is None:
+        raise CannotConfineError(
+            "there is no worker binary beside this command: install with the worker (needs Rust), name one by "
+            "--worker, or have a stock virtiofsd serve the share (worker.program)"
+        )
     reached = tiers.standing(host)
     tiers.admit(reached, share.sandbox.minimum)
     tier, bare = reached.tier, reached.tier is Tier.BARE
@@ -69,7 +76,7 @@ def prepare(share: Share, host: HostProbe, *, worker: Path, end_with_supervisor:
     return LaunchPlan(
         share=share.name,
         source=os.fsencode(share.source.absolute()) if share.source else b"",
-        worker=os.fsencode(worker.absolute()) if program is None else program.executed,
+        worker=program.executed if program else os.fsencode((worker or Path()).absolute()),
         tier=tier,
         ids=who.ids,
         warnings=tuple(sentence for sentence in warnings if sentence),

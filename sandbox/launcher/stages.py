@@ -33,7 +33,7 @@ from virtiofs_sandbox.syscalls.base import SyscallError, named
 FD_NULL_IN, FD_NULL_OUT, FD_LOG, FD_CONTROL, FD_CONFIG, FD_STATS, FD_ARENA, FD_SHARE, FD_PROC, FD_BINARY = range(10)
 FD_REPORT = 10
 # What another program than our worker accepts its client on.
-FD_WAITING = FD_CONTROL
+_WAITING = FD_CONTROL
 FD_END = 11
 _OUT_OF_THE_WAY = 64
 
@@ -255,7 +255,7 @@ def descriptors(plan: LaunchPlan, received: Received, handed: Handed) -> None:
         wanted |= zip((FD_CONTROL, FD_CONFIG, FD_STATS, FD_ARENA), received.own, strict=True)
     else:
         # Of the jail's own network namespace, and neither bound nor listening: accept(2) is answered, not carried out.
-        wanted[FD_WAITING] = named("socket", socket.socket, socket.AF_UNIX).detach()
+        wanted[_WAITING] = named("socket", socket.socket, socket.AF_UNIX).detach()
         # It has them by path.
         gone_by_exec |= {FD_SHARE, FD_PROC}
     # Two moves, since a descriptor may already sit on a number that another one wants.

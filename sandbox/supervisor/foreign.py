@@ -102,6 +102,9 @@ class ForeignWorker(Worker):
     def statistics(self) -> Statistics | None:
         return None
 
+    def oldest_start(self) -> int:
+        return 0
+
     def _waits(self) -> None:
         """It accepts: from now on it can be answered. Nobody in the jail has met a guest or a monitor yet."""
         self._loop.remove_reader(self._asking.fileno())

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from virtiofs_sandbox.ipc.descriptors import OwnedFd
 from virtiofs_sandbox.supervisor.addresses import FileIdentity, Occupant, SocketPlace
+from virtiofs_sandbox.syscalls.labels import LabelError, check_label, creating
 
 # Linux cuts it to net.core.somaxconn. A connect that finds the backlog full fails at once when it does not block.
 BACKLOG = 4096
@@ -32,11 +33,15 @@ class ListenError(Exception):
 
 @dataclass(frozen=True)
 class SocketFile:
-    """A socket to be made. *mode* holds before anybody can connect; *group* is a gid, None leaves the default."""
+    """A socket to be made. *mode* holds before anybody can connect, and so do *owner* and *group*, a uid and a gid, and
+    *label*, an SELinux context; None leaves each as it comes.
+    """
 
     path: Path
     mode: int = 0o660
     group: int | None = None
+    owner: int | None = None
+    label: str | None = None
 
 
 class Listener:
@@ -68,10 +73,11 @@ class Listener:
             if not ours:
                 _clear(place)
             made = _bind(listening, place, wanted, aside=ours)
-        except OSError as error:
+        except (OSError, LabelError) as error:
             listening.close()
             place.close()
-            raise ListenError(f"socket {wanted.path}: {error.strerror or error}") from error
+            reason = error.strerror if isinstance(error, OSError) else None
+            raise ListenError(f"socket {wanted.path}: {reason or error}") from error
         except ListenError:
             listening.close()
             place.close()
@@ -159,7 +165,7 @@ def _clear(place: SocketPlace) -> None:
 
 
 def _bind(listening: socket.socket, place: SocketPlace, wanted: SocketFile, *, aside: bool) -> FileIdentity:
-    """Binds, sets mode and group, listens, in this order: before listen(2) every connect(2) is refused.
+    """Binds, labelled, sets owner, group and mode, listens, in this order: before listen(2) nobody can connect.
 
     *aside*: what is at the name is replaced in one step, as soon as somebody listens.
     """
@@ -173,7 +179,8 @@ def _bind(listening: socket.socket, place: SocketPlace, wanted: SocketFile, *, a
         raise ListenError(f"socket {place.path}: no address for it fits {name!r}")
     old = os.umask(0o777 & ~wanted.mode)
     try:
-        listening.bind(address)
+        with creating(wanted.label):
+            listening.bind(address)
     finally:
         os.umask(old)
     return _publish(listening, place, name, wanted, aside=aside)
@@ -202,6 +209,10 @@ def _publish(
         if not stat.S_ISSOCK(state.st_mode) or state.st_uid != os.geteuid():
             raise ListenError(f"socket {place.path}: somebody replaced it while it was made; use another directory")
         try:
+            if wanted.label is not None:
+                check_label(f"/proc/self/fd/{bound.fileno()}", wanted.label)
+            if wanted.owner is not None:
+                _give_to_owner(bound, place, wanted.owner)
             if wanted.group is not None:
                 _give_to_group(bound, place, wanted.group)
             # A default ACL of the directory overrides the umask.
@@ -209,10 +220,20 @@ def _publish(
             listening.listen(BACKLOG)
             if name != place.path.name:
                 _rename(place, name, over=aside)
-        except (OSError, ListenError):
+        except (OSError, ListenError, LabelError):
             _remove(place, name)
             raise
     return FileIdentity.of(state)
+
+
+def _give_to_owner(bound: OwnedFd, place: SocketPlace, owner: int) -> None:
+    try:
+        os.chown(f"/proc/self/fd/{bound.fileno()}", owner, -1)
+    except PermissionError as error:
+        raise ListenError(
+            f"socket {place.path}: may not give it to user {owner}: {error.strerror}; "
+            "run as root, or leave the owner out and name a group"
+        ) from error
 
 
 def _give_to_group(bound: OwnedFd, place: SocketPlace, group: int) -> None:

@@ -417,7 +417,7 @@ class Service:
             self._sink(BackingOff(self._share, self._backoff.failures, delay))
 
     def _take_back(self, client: Client) -> None:
-        if self._stopping:
+        if self._stopping or self._listener is None:
             client.close()
         else:
             self._line.rejoin(client)

@@ -115,6 +115,10 @@ class Slot:
         """Seconds that a request may be in flight."""
         return self.newest.share.stuck_after
 
+    def oldest_start(self) -> int:
+        """CLOCK_MONOTONIC in nanoseconds, 0 while no request is in flight, as its worker claims."""
+        return self._worker.oldest_start() if self._worker else 0
+
     def reads(self) -> bool:
         """Whether its worker has read all that it was told."""
         return self._worker is None or self._worker.all_read

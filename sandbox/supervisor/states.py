@@ -89,8 +89,8 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
 )
 # A worker that may be told of new settings: it is up, and what it serves has not ended.
 ADOPTING = frozenset({State.WARM, State.SERVING, State.DESERTED})
-# The place will be free without anybody being asked to go: the next worker is warmed meanwhile.
-GOING = frozenset({State.DESERTED, State.LEAVING, State.KILLED})
+# The place will be free without anybody else being asked to go: the next worker is warmed meanwhile.
+GOING = frozenset({State.DESERTED, State.LEAVING, State.STOPPING, State.KILLED})
 
 
 def next_state(state: State, event: Event) -> State:

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-from virtiofs_sandbox.ipc.stats import Statistics
 from virtiofs_sandbox.supervisor.timing import Timing
 
 # In a row, before a worker is called stuck: a thread that is awake between two waits for its disk is not.
@@ -27,8 +26,8 @@ class Watched(Protocol):
     def pid(self) -> int | None: ...
     @property
     def stuck_after(self) -> float | None: ...
-    def statistics(self) -> Statistics | None:
-        """What it claims."""
+    def oldest_start(self) -> int:
+        """CLOCK_MONOTONIC in nanoseconds, 0 while no request is in flight, as it claims."""
 
     def reads(self) -> bool:
         """Whether it has read all that it was told."""
@@ -83,8 +82,7 @@ class _Watch:
         after = self._worker.stuck_after
         if after is None or self._is_deaf(now):
             return
-        statistics = self._worker.statistics()
-        start = 0 if statistics is None else statistics.oldest_start
+        start = self._worker.oldest_start()
         if start != self._start:
             self._start, self._looks = start, 0
         age = (now - start) / 1e9

@@ -25,7 +25,7 @@ from virtiofs_sandbox.ipc.descriptors import OwnedFd
 from virtiofs_sandbox.ipc.exits import Ending
 from virtiofs_sandbox.ipc.memfds import ARENA_BYTES, STATISTICS_BYTES, fixed_memory, sealed_document
 from virtiofs_sandbox.ipc.messages import Kind, Message, MessageError
-from virtiofs_sandbox.ipc.stats import Statistics, read_statistics
+from virtiofs_sandbox.ipc.stats import Statistics, read_oldest_start, read_statistics
 from virtiofs_sandbox.ipc.transport import ChannelClosedError, ControlChannel, UnreadError
 from virtiofs_sandbox.launcher import HandOver, Jail
 from virtiofs_sandbox.launcher.launch import bury_group, end_group
@@ -132,6 +132,10 @@ class Worker(abc.ABC):
     @abc.abstractmethod
     def statistics(self) -> Statistics | None:
         """What it claims of itself, if it counts."""
+
+    @abc.abstractmethod
+    def oldest_start(self) -> int:
+        """When the oldest request in flight began, as it claims: CLOCK_MONOTONIC in nanoseconds, 0 without one."""
 
     async def adjust(self, changes: tuple[MountChange, ...]) -> None:
         """Changes the mounts of the jail. Raises LaunchError."""
@@ -284,6 +288,9 @@ class OwnWorker(Worker):
 
     def statistics(self) -> Statistics | None:
         return read_statistics(self._page.fileno())
+
+    def oldest_start(self) -> int:
+        return read_oldest_start(self._page.fileno())
 
     def _refresh(self) -> bool:
         begins = super()._refresh()

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cgroups import in_guest
-from tests.guest.images import ROOT, MissingProgramError, user_mode_linux
-from tests.guest.machine import ENDS_WITH_TEST
+from tests.guest import hosted
 
 ABOVE = 1.06
 QUICK = (
@@ -29,46 +26,21 @@ QUICK = (
 
 def boot(work: Path, *scenes: str, seconds: float = 5.0) -> dict[str, Any]:
     """Runs *scenes* in a guest; what each came to, by name."""
-    if os.geteuid() != 0:
-        pytest.skip("the guest has the host's root directory as its own: needs root")
-    try:
-        image = user_mode_linux()
-    except MissingProgramError as error:
-        pytest.skip(str(error))
     disk = work / "disk"
     with disk.open("wb") as file:
         file.truncate(300 << 20)
     subprocess.run(["mkfs.ext4", "-q", str(disk)], check=True, capture_output=True)
-    start = work / "init"
-    start.write_text(
-        f"#!/bin/sh\nexport PATH={os.environ['PATH']} PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={ROOT}\n"
-        f"exec {sys.executable} {ROOT}/tests/cgroups/in_guest.py\n"
-    )
-    start.chmod(0o755)
-    command = [
-        *ENDS_WITH_TEST,
-        str(image.program),
+    printed = hosted.boot(
+        work,
+        "tests/cgroups/in_guest.py",
         "mem=384M",
-        "root=/dev/root",
-        "rootfstype=hostfs",
-        "rootflags=/",
-        "ro",
         f"ubd0={disk}",
-        f"uml_dir={work}",
-        "umid=uml",
-        "con=null",
-        "con0=null,fd:1",
-        "ssl=null",
-        "panic=1",
-        "quiet",
-        f"init={start}",
         f"seconds={seconds}",
         f"scenes={','.join(scenes)}",
-    ]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL, check=False)
-    lines = [line.partition(in_guest.MARK)[2] for line in run.stdout.splitlines() if in_guest.MARK in line]
+    )
+    lines = [line.partition(in_guest.MARK)[2] for line in printed.splitlines() if in_guest.MARK in line]
     outcomes = {name: json.loads(text) for name, _, text in (line.partition(": ") for line in lines)}
-    assert set(outcomes) == set(scenes), run.stdout[-4000:] + run.stderr[-2000:]
+    assert set(outcomes) == set(scenes), printed[-6000:]
     for name, outcome in outcomes.items():
         assert not (isinstance(outcome, dict) and "failed" in outcome), f"{name}:\n{outcome['failed']}"
     return outcomes

@@ -19,8 +19,8 @@ from tests.guest.images import ROOT
 from tests.guest.service import alive, children
 from tests.libvirt.namespace import WRITABLE
 
-# What Debian's packages make: the user QEMU runs as, in the group that may use /dev/kvm. And an ordinary user with a range
-# of ids.
+# What Debian's packages make: the user QEMU runs as, in the group that may use /dev/kvm. And an ordinary user with ids
+# of his own.
 QEMU_USER, KVM_GROUP, SHARER, FIRST_SUBORDINATE = 64055, 64056, 61234, 300_000
 ACCOUNTS = {
     "passwd": f"libvirt-qemu:x:{QEMU_USER}:{KVM_GROUP}::/var/lib/libvirt:/usr/sbin/nologin\n"
@@ -151,7 +151,7 @@ class Host:
             folder.chmod(0o700)
         self.path("/run/agents").mkdir()
         self.path("/run/agents").chmod(0o1777)
-        # libvirt asks every QEMU it finds what it can do, for seconds: one is enough. Overlays hide a file by such a device.
+        # libvirt asks every QEMU it finds what it can do, for seconds: one is enough. So an overlay hides a file.
         masked = self.work / "layer" / "usr" / "bin" / "qemu-system-i386"
         masked.parent.mkdir(parents=True)
         os.mknod(masked, stat.S_IFCHR, os.makedev(0, 0))

@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from virtiofs_sandbox.cgroups import planning
 from virtiofs_sandbox.cgroups.groups import Groups, _Held
 from virtiofs_sandbox.cgroups.narrowing import narrowed
@@ -43,6 +45,18 @@ def test_the_lower_of_own_limit_and_part_holds_and_without_a_part_the_budget_doe
     assert bounded(own, part).limits == RequestLimits(write=2 * MIB, read=MIB, metadata_ops=100, burst=0.5)
     assert bounded(own, Rates(write=MIB)).limits == RequestLimits(write=MIB, read=MIB, burst=0.5)
     assert bounded_disk(SHARE) == DiskLimits(read=4 * MIB)
+
+
+@given(rate=st.integers(64, 1 << 40), among=st.integers(1, 64), part=st.none() | st.integers(64, 1 << 40))
+def test_the_workers_of_a_share_are_together_let_no_more_than_it_is(rate: int, among: int, part: int | None) -> None:
+    budget = Membership("disk1", 100, Rates(read=1 << 40), Rates())
+    own = dataclasses.replace(SHARE, limits=RequestLimits(read=rate, burst=0.5), group=budget)
+    each = bounded(own, None if part is None else Rates(read=part), among).limits
+    assert each is not None
+    assert each.read is not None
+    most = rate if part is None else min(rate, part)
+    assert most - among < each.read * among <= most
+    assert (each.burst, each.write) == (0.5, None)
 
 
 def group(*settings: GroupSetting, version: int = 1) -> ControlGroup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.unit.checking import (
 from virtiofs_sandbox.confine import HostProbe
 from virtiofs_sandbox.confine.preflight import Severity, check
 from virtiofs_sandbox.policies.policy import Socket
+from virtiofs_sandbox.syscalls import labels
 
 __all__ = ["host", "reachable", "source"]
 
@@ -89,3 +91,14 @@ def test_a_group_that_cannot_reach_the_socket_is_told_where_it_stops(
     os.chown(closed, -1, FOREIGN)
     closed.chmod(0o710)
     none(subject(share_of(source), host, Socket(closed / "s", 0o660, FOREIGN)), "socket-unreachable")
+
+
+def test_an_owner_and_a_label_that_cannot_be_given_are_found(source: Path, host: HostProbe) -> None:
+    wanted = Socket(source.parent / "s", owner=FOREIGN, label="system_u:object_r:svirt_image_t:s0")
+    powerless = dataclasses.replace(host, capabilities=0)
+    assert only(subject(share_of(source), powerless, wanted), "socket-owner").severity is Severity.ERROR
+    none(subject(share_of(source), powerless, dataclasses.replace(wanted, owner=os.geteuid())), "socket-owner")
+    if not labels.is_enabled():
+        found = only(subject(share_of(source), host, wanted), "socket-label")
+        assert (found.severity, found.key) == (Severity.ERROR, "share.socket.label")
+    none(subject(share_of(source), host, dataclasses.replace(wanted, label=None)), "socket-label")

@@ -23,7 +23,15 @@ from virtiofs_sandbox.cli.page import COLUMNS
 from virtiofs_sandbox.confine import HostProbe, LaunchPlan, Tier, capabilities, prepare
 from virtiofs_sandbox.confine.account import TOPICS, WITHHELD, Launch, account, jail
 from virtiofs_sandbox.confine.account.promises import NOT_PROMISED
-from virtiofs_sandbox.confine.plan import ChildMount, ControlGroup, GroupSetting, HeldRule, RoleFilters, RuleMount
+from virtiofs_sandbox.confine.plan import (
+    ChildMount,
+    ControlGroup,
+    GroupSetting,
+    HeldRule,
+    ProgramPlan,
+    RoleFilters,
+    RuleMount,
+)
 from virtiofs_sandbox.launcher import stages
 from virtiofs_sandbox.policies.policy import Socket
 from virtiofs_sandbox.policies.share import (
@@ -87,6 +95,9 @@ def facts(made: Launch, section: str, statement: str) -> Any:
 
 # Another value than a plan for WORKSPACE by root has, for every field that is shown.
 ALTERED: dict[str, object] = {
+    "program": ProgramPlan(
+        b"/lib/ld.so", ((b"/bin/other", b"/program"),), (b"other", b"--fd=3"), ((b"/program", 4),), b""
+    ),
     "share": "other",
     "source": b"/other",
     "worker": b"/other/worker",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError, SocketFile
+from virtiofs_sandbox.syscalls import labels
 
 Bind = Callable[[SocketFile], Listener]
 
@@ -213,6 +214,45 @@ def test_a_group_that_may_not_be_given_is_refused_and_nothing_left(
     with pytest.raises(ListenError, match="may not give it to group 7: Operation not permitted; name a group"):
         Listener.bind(SocketFile(place, group=7))
     assert not place.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to give a socket away takes CAP_CHOWN")
+def test_the_owner_holds_before_anybody_can_connect_and_closing_removes_the_file(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int, int]] = []
+    listen = socket.socket.listen
+
+    def watched(self: socket.socket, backlog: int) -> None:
+        state = place.stat()
+        seen.append((state.st_uid, state.st_gid, stat.S_IMODE(state.st_mode)))
+        listen(self, backlog)
+
+    monkeypatch.setattr(socket.socket, "listen", watched)
+    Listener.bind(SocketFile(place, 0o600, 7, 12345)).close()
+    assert seen == [(12345, 7, 0o600)]
+    assert not place.exists()
+
+
+def test_an_owner_that_may_not_be_given_is_refused_and_nothing_left(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def may_not(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", may_not)
+    with pytest.raises(ListenError, match="may not give it to user 7: Operation not permitted; run as root"):
+        Listener.bind(SocketFile(place, owner=7))
+    assert not place.exists()
+
+
+@pytest.mark.skipif(labels.is_enabled(), reason="SELinux is on: tests/guest tries it")
+def test_a_label_is_refused_where_selinux_is_off_and_nothing_left(place: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(ListenError, match="SELinux is off here"):
+        Listener.bind(SocketFile(place, label="system_u:object_r:svirt_image_t:s0"))
+    assert not place.exists()
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_a_file_system_without_locks_will_do(bind: Bind, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -294,7 +294,6 @@ RESERVED = [
         f"{SHARE}posix_acl = true\nxattrmap = []\n[cache]\ndirect_io = true\n"
         "[identity]\ntranslate = []\n[sandbox]\nuser_namespace = false\n[worker]\npoll-budget = 1\n",
     ),
-    single("known but not yet: of a socket", SHARE + 'socket = { owner = "root", label = "x" }\n'),
 ]
 
 CLIENTS = [
@@ -304,8 +303,36 @@ CLIENTS = [
         "several clients and limits too low for each",
         f'{SHARE}max_clients = 64\n[limits.requests]\nread = "512KiB/s"\nwrite-ops = "63/s"\n[limits.pids]\nmax = 64\n',
     ),
+    single("a socket for nobody, with no label", SHARE + 'socket = { owner = "no-such-user", label = "x y" }\n'),
     single("no number of clients", f"{SHARE}max_clients = 0\n"),
     single("no time to be stuck after", f'{SHARE}[worker]\nstuck_after = "1s"\n'),
+]
+
+PROGRAM = 'program = "/usr/libexec/virtiofsd"\n'
+PROGRAMS = [
+    single(
+        "what a stock virtiofsd cannot carry out",
+        f'{SHARE}[cache]\ntimeout = "5s"\n[paths]\nhide = ["x"]\nstrict_links = true\n[identity]\nunmapped = "squash"\n'
+        f'[limits.requests]\nread = "1MiB/s"\nburst = "2s"\n[worker]\nqueues = 2\nstuck_after = "10s"\n{PROGRAM}',
+    ),
+    single("a program by its name", f'{SHARE}[worker]\nprogram = "virtiofsd"\n'),
+    single(
+        "options that would change the jail",
+        f"{SHARE}[worker]\nprogram = {{ path = '/x', arguments = ['--sandbox'] }}\n",
+    ),
+    single(
+        "too many threads", f"{SHARE}[worker]\nprogram = {{ path = '/x', arguments = ['--thread-pool-size=33'] }}\n"
+    ),
+    single("a table without the program", f"{SHARE}[worker]\nprogram = {{ arguments = [] }}\n"),
+    single("a loader without libraries", f"{SHARE}[worker]\nprogram = {{ path = '/x', loader = '/l' }}\n"),
+    Case(
+        "a group with a budget of requests",
+        {
+            "../defaults.toml": '[groups.disk1.requests]\nread = "10MiB/s"\n',
+            "data.toml": f'{SHARE}[limits.group]\nname = "disk1"\n[worker]\n{PROGRAM}',
+        },
+        loaded(),
+    ),
 ]
 
 DISK1 = '[groups.disk1.requests]\nread = "10MiB/s"\nmetadata-ops = "500/s"\n[groups.disk1.disk]\nwrite = "5MiB/s"\n'
@@ -562,7 +589,8 @@ SECTIONS = {
     "Keys and types": KEYS,
     "Values": VALUES,
     "Known, but not in this version": RESERVED,
-    "More than one client": CLIENTS,
+    "Clients and their socket": CLIENTS,
+    "Another program as the worker": PROGRAMS,
     "What does not go together": TOGETHER,
     "Budgets of several shares": GROUPS,
     "Several files": SEVERAL,

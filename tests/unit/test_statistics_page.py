@@ -8,7 +8,16 @@ import struct
 from hypothesis import given
 from hypothesis import strategies as st
 from virtiofs_sandbox.ipc.memfds import STATISTICS_BYTES, fixed_memory
-from virtiofs_sandbox.ipc.stats import INDEXES, LAYOUT_VERSION, MAGIC, WORDS, Ring, Throttled, read_statistics
+from virtiofs_sandbox.ipc.stats import (
+    INDEXES,
+    LAYOUT_VERSION,
+    MAGIC,
+    WORDS,
+    Ring,
+    Throttled,
+    read_oldest_start,
+    read_statistics,
+)
 
 
 def page_of(words: dict[int, int]) -> bytes:
@@ -27,6 +36,7 @@ def test_every_counter_stands_at_its_documented_index() -> None:
     with fixed_memory("page", STATISTICS_BYTES) as page:
         os.pwrite(page.fileno(), page_of(words), 0)
         statistics = read_statistics(page.fileno())
+        assert read_oldest_start(page.fileno()) == 1016
     assert statistics is not None
     assert (statistics.generation, statistics.requests, statistics.oldest_start) == (1002, 1004, 1016)
     assert statistics.overdue == 1017
@@ -46,7 +56,7 @@ def test_every_counter_stands_at_its_documented_index() -> None:
 
 def test_a_page_nobody_has_written_is_none() -> None:
     with fixed_memory("page", STATISTICS_BYTES) as page:
-        assert read_statistics(page.fileno()) is None
+        assert (read_statistics(page.fileno()), read_oldest_start(page.fileno())) == (None, 0)
 
 
 @given(st.binary(max_size=STATISTICS_BYTES), st.booleans())
@@ -56,6 +66,7 @@ def test_random_bytes_never_raise(content: bytes, marked: bool) -> None:
         if marked:
             os.pwrite(page.fileno(), struct.pack("<QQ", MAGIC, LAYOUT_VERSION), 0)
         statistics = read_statistics(page.fileno())
+        assert read_oldest_start(page.fileno()) == (0 if statistics is None else statistics.oldest_start)
     assert statistics is None or (0 <= statistics.requests < 2**64 and len(statistics.words) == WORDS)
 
 

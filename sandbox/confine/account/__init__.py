@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from virtiofs_sandbox.confine.account import jail, offer, promises
+from virtiofs_sandbox.confine.account import jail, offer, program, promises
 from virtiofs_sandbox.confine.account.statement import Launch, Section, Statement
 
 __all__ = ["TOPICS", "WITHHELD", "Launch", "Section", "Statement", "account"]
 
-TOPICS = (*offer.TOPICS, *jail.TOPICS, *promises.TOPICS)
+TOPICS = (*offer.TOPICS, *program.TOPICS, *jail.TOPICS, *promises.TOPICS)
 # Fields of the plan that are spoken of and not shown.
 WITHHELD = {"exec_key": "the jail must not learn it, and a report may be read by anybody"}
 

@@ -6,11 +6,11 @@ import resource
 from collections.abc import Iterator
 
 from landlock import FSAccess
-from virtiofs_sandbox.confine import calls, seccomp
+from virtiofs_sandbox.confine import calls, seccomp, stockcalls
 from virtiofs_sandbox.confine.account.statement import MOUNT_FLAGS, Launch, Statement, Topic, flag_names, printed
 from virtiofs_sandbox.confine.calls import Call, Role
 from virtiofs_sandbox.confine.capabilities import REASONS, Capability
-from virtiofs_sandbox.confine.plan import LandlockPlan
+from virtiofs_sandbox.confine.plan import LandlockPlan, ProgramPlan
 from virtiofs_sandbox.confine.preflight.subject import host_uid
 from virtiofs_sandbox.policies.limiting import KEYS
 from virtiofs_sandbox.policies.share import Tier
@@ -37,6 +37,11 @@ DESCRIPTORS = {
     7: "the root of the share",
     8: "the root of a procfs that shows processes of the jail only",
     9: "the worker binary, gone once it runs",
+}
+# Of another program than our own worker.
+_PROGRAM_DESCRIPTORS = {
+    **{number: what for number, what in DESCRIPTORS.items() if number < 3},
+    3: "a socket of the jail's own, to accept its client on: the call waits until the supervisor hands one over",
 }
 # Where there are no mounts to take them from.
 _BARE_DESCRIPTORS = {
@@ -112,7 +117,10 @@ def _mounts(launch: Launch) -> tuple[Statement, ...]:
     )
     taken = "; ".join(f"{name}: {meaning}" for bit, name, meaning in MOUNT_FLAGS if plan.share_attributes & bit)
     content = "nothing but the share" if plan.attached else "nothing in it"
+    if plan.program is not None:
+        content = "the share, the program, its libraries, and of procfs what is about itself"
     by = "the launcher, before it becomes the worker's id" if plan.early_mounts else "the jail itself"
+    seen = "its own process of it alone" if plan.program else "detached"
     rules = [{"path": printed(rule.path), "hide": rule.hide} for rule in plan.rule_mounts]
     statements = [
         Statement(
@@ -125,7 +133,7 @@ def _mounts(launch: Launch) -> tuple[Statement, ...]:
         Statement(
             "procfs",
             "procfs",
-            "detached, read-only, subset=pid: no /proc/sys, no switch of the machine",
+            f"{seen}, read-only, subset=pid: no /proc/sys, no switch of the machine",
             {"options": ["ro", "nosuid", "nodev", "noexec", "subset=pid"]},
         ),
         Statement(
@@ -143,6 +151,15 @@ def _mounts(launch: Launch) -> tuple[Statement, ...]:
     ]
     statements += [
         Statement(
+            f"file {printed(place)}",
+            "file",
+            f"{printed(path)} as {printed(place)}, on a read-only clone of its mount",
+            {"path": printed(path), "place": printed(place)},
+        )
+        for path, place in (plan.program.files if plan.program else ())
+    ]
+    statements += [
+        Statement(
             f"over {rule['path']}",
             "over a rule",
             f"{rule['path']}: "
@@ -156,6 +173,8 @@ def _mounts(launch: Launch) -> tuple[Statement, ...]:
 
 def _descriptors(launch: Launch) -> tuple[Statement, ...]:
     held = DESCRIPTORS | (_BARE_DESCRIPTORS if launch.plan.tier is Tier.BARE else {})
+    if launch.plan.program is not None:
+        held = _PROGRAM_DESCRIPTORS
     return (
         *(Statement(str(number), str(number), what, {"what": what}) for number, what in held.items()),
         Statement("others", "others", "closed before the worker runs; its environment is empty", {"closed_from": 10}),
@@ -198,10 +217,10 @@ def _landlock(launch: Launch) -> tuple[Statement, ...]:
     wanted = launch.plan.landlock
     if wanted is None:
         return (Statement("none", "Landlock", "not available here: this layer is missing", {"abi": 0}),)
-    return tuple(_domain(wanted))
+    return tuple(_domain(wanted, launch.plan.program))
 
 
-def _domain(wanted: LandlockPlan) -> Iterator[Statement]:
+def _domain(wanted: LandlockPlan, program: ProgramPlan | None) -> Iterator[Statement]:
     handled, share = _rights(wanted.handled_fs), _rights(wanted.share_rights)
     yield Statement("handled", "taken away", f"everywhere: {_words(handled)}", {"rights": handled})
     yield Statement("share", "given back", f"in the share: {_words(share)}", {"rights": share})
@@ -209,6 +228,9 @@ def _domain(wanted: LandlockPlan) -> Iterator[Statement]:
     yield Statement("never", "nowhere", _words(never) or "nothing", {"rights": never})
     binary = _rights(wanted.binary_rights)
     yield Statement("binary", "the worker binary", _words(binary), {"rights": binary})
+    for place, mask in program.readable if program else ():
+        rights = _rights(mask)
+        yield Statement(f"file {printed(place)}", printed(place), _words(rights), {"rights": rights})
     net = "no TCP port can be bound or connected to" if wanted.handled_net else "not bounded by this kernel's Landlock"
     yield Statement("network", "TCP", net, {"handled": wanted.handled_net})
     scoped = (
@@ -232,17 +254,22 @@ def _domain(wanted: LandlockPlan) -> Iterator[Statement]:
 def _seccomp(launch: Launch) -> tuple[Statement, ...]:
     plan = launch.plan
     needs = seccomp.needs(launch.share, ids=plan.ids, attributes=plan.attributes)
-    refusal = seccomp.refusal(launch.share.sandbox.seccomp, recorded=not launch.host.audit_errno)
+    # Only our own worker reports what was refused.
+    recorded = not launch.host.audit_errno or plan.program is not None
+    refusal = seccomp.refusal(launch.share.sandbox.seccomp, recorded=recorded)
     logged = bool(plan.seccomp_flags & seccomp.FLAGS)
     filters = plan.filters
+    allowed = calls.union(needs) if plan.program is None else stockcalls.allowed(needs)
+    killed = calls.KILLED if plan.program is None else stockcalls.DEADLY
+    later = calls.KILLED_LATER if plan.program is None else ()
     statements = [
-        _filter("first", "at start", calls.union(needs), plan.seccomp),
+        _filter("first", "at start", allowed, plan.seccomp),
         Statement(
             "killed",
             "killed for",
-            f"{len(calls.KILLED)} calls that nothing honest makes, and every foreign architecture; once started, "
-            f"{' and '.join(calls.KILLED_LATER)} too",
-            {"killed": sorted(calls.KILLED), "later": sorted(calls.KILLED_LATER)},
+            f"{len(killed)} calls that nothing honest makes, and every foreign architecture"
+            + (f"; once started, {' and '.join(later)} too" if later else ""),
+            {"killed": sorted(killed), "later": sorted(later)},
         ),
         Statement(
             "refused",
@@ -261,7 +288,8 @@ def _seccomp(launch: Launch) -> tuple[Statement, ...]:
         ),
     ]
     if filters is None:
-        statements.append(Statement("roles", "once started", "the same: no second filter", {"roles": None}))
+        own = "" if plan.program is None else " of ours; virtiofsd puts its own over it"
+        statements.append(Statement("roles", "once started", f"the same: no second filter{own}", {"roles": None}))
     else:
         programs = {Role.KEEPER: filters.keeper, Role.CONTROL: filters.control, Role.QUEUE: filters.queue}
         statements += [

@@ -69,21 +69,31 @@ def _share(launch: Launch) -> tuple[Statement, ...]:
 
 def _socket(launch: Launch) -> tuple[Statement, ...]:
     socket = launch.socket
+    most = launch.share.max_clients
     one = Statement(
         "clients",
         "clients",
-        "one monitor at a time; it is trusted with the guest's memory and with nothing here",
-        {"at_once": 1},
+        f"{'one monitor at a time; it' if most == 1 else f'at most {most} monitors at a time, each with a jail; each'} "
+        "is trusted with the guest's memory and with nothing here",
+        {"at_once": most},
     )
     if socket is None:
         return (Statement("socket", "socket", "inherited from whoever starts the share: its rights are theirs"), one)
     group = "the starter's group" if socket.group is None else f"group {socket.group}"
+    owner = launch.host.uid if socket.owner is None else socket.owner
+    label = "" if socket.label is None else f", SELinux label {socket.label}"
     return (
         Statement(
             "socket",
             "socket",
-            f"{socket.path}, mode {socket.mode:04o}, owner uid {launch.host.uid}, {group}",
-            {"path": str(socket.path), "mode": f"{socket.mode:04o}", "uid": launch.host.uid, "group": socket.group},
+            f"{socket.path}, mode {socket.mode:04o}, owner uid {owner}, {group}{label}",
+            {
+                "path": str(socket.path),
+                "mode": f"{socket.mode:04o}",
+                "uid": owner,
+                "group": socket.group,
+                "label": socket.label,
+            },
         ),
         Statement("who", "who may connect", _connectors(socket.mode), {"mode": f"{socket.mode:04o}"}),
         one,

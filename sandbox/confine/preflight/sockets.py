@@ -7,9 +7,11 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from virtiofs_sandbox.confine.capabilities import Capability, mask
 from virtiofs_sandbox.confine.preflight.finding import Finding, Severity
 from virtiofs_sandbox.confine.preflight.subject import Subject
 from virtiofs_sandbox.policies.policy import QEMU_MAX_PATH, Socket
+from virtiofs_sandbox.syscalls import labels
 from virtiofs_sandbox.syscalls.listening import listened_on
 
 _ROOT = 0
@@ -48,7 +50,9 @@ def sockets(subject: Subject) -> Iterator[Finding]:
             "give that user write permission on the directory, or choose another",
         )
     yield from _shared_directory(directory, wanted)
+    yield from _owner(subject, wanted)
     yield from _group(subject, wanted)
+    yield from _label(wanted)
     yield from _occupant(wanted)
 
 
@@ -61,6 +65,30 @@ def _shared_directory(directory: Path, wanted: Socket) -> Iterator[Finding]:
             wanted,
             f"everybody may write to {directory}: anybody can put a socket of their own in place of this one",
             f"chmod o-w {directory}",
+        )
+
+
+def _owner(subject: Subject, wanted: Socket) -> Iterator[Finding]:
+    if wanted.owner not in (None, os.geteuid()) and not subject.host.capabilities & mask(Capability.CHOWN):
+        yield _finding(
+            Severity.ERROR,
+            "socket-owner",
+            wanted,
+            f"uid {os.geteuid()} may not give the socket to user {wanted.owner}: that takes CAP_CHOWN",
+            "run as root, or leave the owner out and name a group",
+            key="share.socket.owner",
+        )
+
+
+def _label(wanted: Socket) -> Iterator[Finding]:
+    if wanted.label is not None and not labels.is_enabled():
+        yield _finding(
+            Severity.ERROR,
+            "socket-label",
+            wanted,
+            f"the socket cannot be labelled {wanted.label}: SELinux is off on this machine",
+            "take the label out",
+            key="share.socket.label",
         )
 
 
