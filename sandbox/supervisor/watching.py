@@ -26,6 +26,9 @@ class Watched(Protocol):
     def pid(self) -> int | None: ...
     @property
     def stuck_after(self) -> float | None: ...
+    def notice_hang_up(self) -> bool:
+        """Whether its client is gone, which a worker that hangs does not tell; it is on its way out then."""
+
     def oldest_start(self) -> int:
         """CLOCK_MONOTONIC in nanoseconds, 0 while no request is in flight, as it claims."""
 
@@ -80,7 +83,7 @@ class _Watch:
     def look(self, now: int) -> None:
         """*now* is CLOCK_MONOTONIC in nanoseconds, as the page has it."""
         after = self._worker.stuck_after
-        if after is None or self._is_deaf(now):
+        if self._worker.notice_hang_up() or after is None or self._is_deaf(now):
             return
         start = self._worker.oldest_start()
         if start != self._start:
