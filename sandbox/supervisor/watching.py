@@ -1,8 +1,8 @@
 """Workers that hang with a client: one timer for all shares of a supervisor, and none while nobody is served.
 
 A stuck worker is told by its oldest request in flight, which its statistics page names; one that waits for a limit does
-not count there. It is replaced unless the kernel waits for the storage on its behalf: then the next worker would hang as
-well, and the guest, which goes on by itself once a server is back, would have lost its mount.
+not count there. It is replaced unless the kernel waits for the storage on its behalf: then the next worker would hang
+as well, and the guest, which goes on by itself once a server is back, would have lost its mount.
 """
 
 from __future__ import annotations
