@@ -159,6 +159,7 @@ def test_a_share_whose_daemon_died_comes_back_by_plugging_it_in_again(
     machine: Domain, libvirtd: Libvirtd, host: Host
 ) -> None:
     machine.check(MOUNTED)
+    machine.settle("/mnt")
     os.kill(daemon_of(host, "web1"), signal.SIGKILL)
     host.until(lambda: not supervisors(host) and not jailed(host), "the daemon takes zygote, keeper and worker along")
     assert libvirtd.virsh("domstate", "web1") == "running"
