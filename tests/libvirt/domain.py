@@ -88,6 +88,12 @@ class Domain:
             raise GuestError(f"status {outcome.status} from: {script}\n{outcome.output}")
         return outcome.output
 
+    def settle(self, mount: str) -> None:
+        """Waits until no request of the mount is in flight: mounting and closing go on when their calls have returned,
+        and what the guest waits for keeps it from letting go of the device. A name that is not there is always asked for.
+        """
+        self.run(f"ls {mount}/nothing")
+
     def close(self) -> None:
         if hasattr(self, "agent"):
             self.agent.close()
