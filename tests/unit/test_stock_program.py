@@ -117,7 +117,7 @@ def test_the_plan_is_that_of_the_same_share_by_our_own_worker_but_for_the_progra
         for field in dataclasses.fields(by_us)
         if getattr(by_us, field.name) != getattr(by_it, field.name) and field.name != "exec_key"
     }
-    assert changed == {"worker", "capabilities", "seccomp", "filters", "attached", "program"}
+    assert changed == {"worker", "capabilities", "seccomp", "seccomp_unlogged", "filters", "attached", "program"}
     assert by_it.capabilities == by_us.capabilities | mask(Capability.SETPCAP)
     assert by_it.program is not None
     assert by_it.worker == bytes(LOADER)
