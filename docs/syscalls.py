@@ -49,7 +49,8 @@ _STOCK = """
 Where `worker.program` serves ([stock-virtiofsd.md](stock-virtiofsd.md)), one program lasts from exec to the end, from
 `sandbox/confine/stockcalls.py`. virtiofsd loads its own over it. accept4 is not carried out: it waits for the
 supervisor, which answers it once, with the client's connection, and ENOSYS is the answer from then on. What is refused
-is refused by errno, also where the audit records cannot be read: nothing in that jail would report it.
+is refused by errno, also where the audit records cannot be read: nothing in that jail would report it. Beside clone3,
+seccomp with the flag for a listener is refused without a record (EINVAL): libseccomp asks for every flag there is.
 """
 
 
