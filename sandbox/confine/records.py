@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import select
+import socket
 import struct
 import time
 from collections.abc import Callable
@@ -99,6 +100,11 @@ def parse(datagram: bytes) -> Record | None:
         return None
 
 
+def open_source() -> socket.socket:
+    """Where the records come that `parse` knows, and no others. Raises SyscallError."""
+    return audit.open_records(tuple(_PARSERS))
+
+
 def try_reading() -> int:
     """0 if a refusal made here and now is seen to arrive; else the errno: ENODATA when nothing comes.
 
@@ -106,7 +112,7 @@ def try_reading() -> int:
     namespace the records name other numbers than ours. Forks, and leaves one record in the machine's log.
     """
     try:
-        records = audit.open_records()
+        records = open_source()
     except SyscallError as error:
         return error.errno or errno.EPERM
     with records:

@@ -62,7 +62,7 @@ class _Jail:
 class Denials:
     """To be entered inside the event loop. `show` is a sink: put it between whoever has news and whoever shows them."""
 
-    def __init__(self, sink: Sink, open_records: Callable[[], socket.socket] = audit.open_records) -> None:
+    def __init__(self, sink: Sink, open_records: Callable[[], socket.socket] = records.open_source) -> None:
         """*open_records* raises OSError where records cannot be read."""
         self._sink = sink
         self._open_records = open_records
