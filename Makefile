@@ -97,7 +97,7 @@ lint: build
 
 .PHONY: test
 test: lint guests peer build/stage/.made
-	@$(REQUIRE) callers disks libvirt
+	@$(REQUIRE) callers disks libvirt systemd
 	cargo test --quiet --locked
 	$(BIN)/pytest -m 'not slow'
 
@@ -105,6 +105,7 @@ test: lint guests peer build/stage/.made
 test-slow: build guests peer build/stage/.made
 	@$(REQUIRE) disks libvirt fresh
 	@packaging/setup/newer-libvirt
+	@packaging/setup/service-manager
 	$(BIN)/pytest -m slow
 
 .PHONY: fresh

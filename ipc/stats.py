@@ -194,7 +194,7 @@ def read_oldest_start(page: int) -> int:
     if len(content) != _HEAD.size:
         return 0
     magic, version, *others = _HEAD.unpack(content)
-    return others[-1] if (magic, version) == (MAGIC, LAYOUT_VERSION) else 0
+    return int(others[-1]) if (magic, version) == (MAGIC, LAYOUT_VERSION) else 0
 
 
 def _per_class(words: Sequence[int], first: int, width: int) -> Mapping[str, Sequence[int]]:

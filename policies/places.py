@@ -23,7 +23,9 @@ def default_directory() -> Path:
         return SYSTEM
     base = os.environ.get("XDG_CONFIG_HOME", "")
     # A relative one is to be ignored (XDG base directory specification).
-    above = Path(base) if base.startswith("/") else Path.home() / ".config"
+    home = os.path.expanduser("~")
+    # Who has neither HOME nor an account, as in a pod, has no policies either.
+    above = Path(base if base.startswith("/") else os.path.join(home if home.startswith("/") else "/", ".config"))
     return above / NAME / "shares.d"
 
 

@@ -44,7 +44,7 @@ def listener(arguments: Arguments, wanted: Offer, passed: PassedSockets | None =
     if wanted.socket is None:
         assert arguments.fd is not None  # noqa: S101 - for mypy: one of the two is there
         return Listener.adopt(arguments.fd)
-    found = None if passed is None or wanted.policy is None else passed.listener(wanted.policy)
+    found = None if passed is None else passed.listener(wanted.share.name, wanted.socket, wanted.policy)
     return found or bind(wanted.socket)
 
 

@@ -78,12 +78,8 @@ class _Reading:
 
     def last(self) -> Status:
         """Prints the last lines there are."""
-        most = self._options.lines
-        self._find()
-        found = [line for source in tuple(self._sources.values()) for line in self._read(source, most)]
-        if self._options.share is None and not self._sources and not self._complained:
-            self._complain(f"no share runs: nobody answers in {self._directory}")
-        self._print(found, most)
+        found = self._of_all() if self._options.share is None else self._of_one(self._options.share)
+        self._print(found, self._options.lines)
         return Status.FAILED if self._complained else Status.DONE
 
     def goes_on(self) -> bool:
@@ -105,12 +101,29 @@ class _Reading:
             # Several are asked in turn; and one that has followers enough does not let us wait there.
             time.sleep(_PAUSE)
 
+    def _of_all(self) -> list[LogLine]:
+        self._find()
+        found = [line for one in tuple(self._sources.values()) for line in self._read(one, self._options.lines)]
+        if not self._sources and not self._complained:
+            self._complain(f"no share runs: nobody answers in {self._directory}")
+        return found
+
+    def _of_one(self, share: str) -> list[LogLine]:
+        """From its own supervisor, else from that of all."""
+        from virtiofs_sandbox.policies.places import control_socket, serve_socket  # noqa: PLC0415
+
+        for path in (control_socket(share, self._directory), serve_socket(self._directory)):
+            source = self._sources[path] = _Source(path)
+            found = self._read(source, self._options.lines)
+            if self._sources or self._complained:
+                return found
+        self._complain(f"no share called {share!r} runs here: nobody answers in {self._directory}")
+        return []
+
     def _find(self) -> None:
         from virtiofs_sandbox.cli.standing import sockets  # noqa: PLC0415
-        from virtiofs_sandbox.policies.places import control_socket  # noqa: PLC0415
 
-        named = self._options.share
-        for path in sockets(self._directory) if named is None else [control_socket(named, self._directory)]:
+        for path in sockets(self._directory):
             self._sources.setdefault(path, _Source(path))
 
     def _read(self, source: _Source, most: int, wait: float = 0.0) -> list[LogLine]:
@@ -125,10 +138,9 @@ class _Reading:
                 if not reply.more or len(lines) >= most:
                     return lines
         except asking.NotRunningError as error:
+            # Else a socket that was left behind.
             if source.after is not None:
                 complain("logs", f"stopped: {error}")
-            elif self._options.share is not None:
-                self._complain(f"no share called {self._options.share!r} runs here: {error}")
         except asking.NotAnsweredError as error:
             # Cut short by the supervisor's end, say: whether it is there still, the next question tells.
             source.unanswered += 1

@@ -26,6 +26,7 @@ from virtiofs_sandbox.supervisor.events import (
     Listening,
     Reloaded,
     ShareStarting,
+    Stopped,
 )
 from virtiofs_sandbox.supervisor.loglines import printable
 from virtiofs_sandbox.supervisor.recent import Recent
@@ -58,7 +59,8 @@ class Output:
         self._form = form
         self._recent = recent or Recent()
         self._log: _Log = _JournalLog() if form is LogForm.JOURNAL else _StreamLog(form)
-        self._start = Outlet(Stream(STANDARD_OUTPUT).send, lost=lambda _: (b"", b""))
+        self._start = Stream(STANDARD_OUTPUT)
+        self._starts = Outlet(self._start.send, lost=lambda _: (b"", b""))
 
     def show(self, event: Event) -> None:
         """Never waits, and never fails: a reader that is gone or does not read ends no service."""
@@ -76,9 +78,11 @@ class Output:
         line = line_of(event, datetime.now(UTC))
         self._recent.keep(line)
         if isinstance(event, Listening) and self._form is LogForm.TEXT:
-            self._start.put(_ended(_ready(event, hints=self._hints)))
+            self._starts.put(_ended(_ready(event, hints=self._hints)))
         else:
             self._log.show(line)
+        if isinstance(event, Stopped):
+            self._levels.pop(event.share, None)
 
     def failed(self, command: str, share: str, reason: object) -> None:
         """A share that cannot be started: for people as every command complains, else as an event."""
@@ -89,6 +93,7 @@ class Output:
 
     def close(self) -> None:
         """The last try for what nobody has taken yet."""
+        self._starts.close()
         self._start.close()
         self._log.close()
 

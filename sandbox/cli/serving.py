@@ -121,7 +121,7 @@ def hold(
 
 
 def _listener(policy: Policy, before: Listener | None, sockets: PassedSockets) -> Listener:
-    return sockets.listener(policy) or bind(policy.socket, instead_of=before)
+    return sockets.listener(policy.name, policy.socket, policy) or bind(policy.socket, instead_of=before)
 
 
 def _allow_many_descriptors() -> None:

@@ -35,11 +35,13 @@ def parse(arguments: Sequence[str]) -> Meaning:
 
     As with virtiofsd, the list of -o counts after everything else.
     """
-    meaning = Meaning()
+    meaning, tried = Meaning(), Meaning()
     said = sorted(_options(arguments), key=lambda one: one.written.startswith(f"{_LIST} "))
-    for one in said:
+    last = {one.option: place for place, one in enumerate(said)}
+    for place, one in enumerate(said):
+        counts = one.option.repeats or last[one.option] == place
         try:
-            one.option.apply(meaning, one.value, one.written)
+            one.option.apply(meaning if counts else tried, one.value, one.written)
         except ValueError as error:
             raise UsageError(f"{one.written} {shown(one.value)}: {error}") from error
     return meaning

@@ -8,18 +8,18 @@ more than it is given: capabilities that it lacks, file handles.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from landlock import FSAccess
 from virtiofs_sandbox.confine import landlock, seccomp
 from virtiofs_sandbox.confine.capabilities import Capability, mask
 from virtiofs_sandbox.confine.libraries import NotRunnableError, needs
+from virtiofs_sandbox.confine.mountplan import MAX_CHILDREN
 from virtiofs_sandbox.confine.plan import ProgramPlan
 from virtiofs_sandbox.confine.tiers import CannotConfineError
 from virtiofs_sandbox.policies.share import Access, LogLevel, Program, SeccompAction, Share, Tier
 
-PROGRAM, LIBRARIES, SHARE, PROC = b"/program", b"/lib", b"/share", b"/proc"
-# One message carries a descriptor for each, beside those of the share.
-MAX_FILES = 64
+ROOT, PROGRAM, LIBRARIES, PROC = b"/", b"/program", b"/lib", b"/proc"
 _LOG_LEVELS = {LogLevel.WARNING: "warn"}
 # What it keeps by itself, by its own names (virtiofsd, src/main.rs: drop_capabilities).
 _ITS_CAPABILITIES = {
@@ -32,6 +32,7 @@ _ITS_CAPABILITIES = {
     "mknod": Capability.MKNOD,
     "setfcap": Capability.SETFCAP,
 }
+_MODCAPS = b"--modcaps="
 _EVERY_ID = 2**32 - 1
 
 
@@ -61,9 +62,10 @@ def program_plan(share: Share, tier: Tier, *, as_one: tuple[int, int] | None, ke
     except NotRunnableError as error:
         raise CannotConfineError(f"worker.program: {error}") from error
     libraries = {LIBRARIES + b"/" + os.fsencode(name): file for name, file in found.libraries.items()}
-    if len(libraries) >= MAX_FILES:
+    if len(libraries) + len(share.children) >= MAX_CHILDREN:
         raise CannotConfineError(
-            f"worker.program: {program.path} needs {len(libraries)} libraries; {MAX_FILES - 1} fit"
+            f"worker.program: {program.path} needs {len(libraries)} libraries, and the share is one of "
+            f"{len(share.children)} directories: together fewer than {MAX_CHILDREN} are accepted"
         )
     own = arguments(share, as_one=as_one, kept=kept)
     if found.loader is None:
@@ -75,14 +77,18 @@ def program_plan(share: Share, tier: Tier, *, as_one: tuple[int, int] | None, ke
         executed=os.fsencode(executed.absolute()),
         files=tuple((os.fsencode(file.absolute()), place) for place, file in files.items()),
         arguments=argv,
-        readable=(*((place, int(FSAccess.READ_FILE)) for place in files), (PROC, int(landlock.READ))),
+        readable=(
+            *((place, int(FSAccess.READ_FILE)) for place in files),
+            (PROC, int(landlock.READ)),
+            # It tries openat2(2) on its working directory, and would go without it, which keeps names in the share.
+            (ROOT, int(FSAccess.READ_DIR)),
+        ),
         waiting=seccomp.waiting_program(),
     )
 
 
 def arguments(share: Share, *, as_one: tuple[int, int] | None, kept: int) -> tuple[bytes, ...]:
     """What a policy comes to in virtiofsd's own options."""
-    lacking = [f"-{name}" for name, capability in _ITS_CAPABILITIES.items() if not kept >> capability & 1]
     said = [
         "--fd=3",
         "--shared-dir=/share",
@@ -94,8 +100,6 @@ def arguments(share: Share, *, as_one: tuple[int, int] | None, kept: int) -> tup
         f"--tag={share.tag}",
         f"--cache={share.cache.value}",
     ]
-    if lacking:
-        said.append(f"--modcaps={':'.join(lacking)}")
     said += [
         option
         for option, wanted in (
@@ -110,7 +114,20 @@ def arguments(share: Share, *, as_one: tuple[int, int] | None, kept: int) -> tup
             f"--translate-{kind}=squash-guest:0:{number}:{_EVERY_ID}"
             for kind, number in zip(("uid", "gid"), as_one, strict=True)
         ]
-    return tuple(os.fsencode(option) for option in (*said, *_program(share).arguments))
+    said += _program(share).arguments
+    return (*map(os.fsencode, said), *_less(kept))
+
+
+def without(plan: ProgramPlan, kept: int) -> ProgramPlan:
+    """*plan* for a program that has no more than the capabilities *kept*."""
+    others = (argument for argument in plan.arguments if not argument.startswith(_MODCAPS))
+    return replace(plan, arguments=(*others, *_less(kept)))
+
+
+def _less(kept: int) -> tuple[bytes, ...]:
+    """The option that keeps it from asking for more capabilities than it has."""
+    lacking = [f"-{name}" for name, capability in _ITS_CAPABILITIES.items() if not kept >> capability & 1]
+    return (_MODCAPS + os.fsencode(":".join(lacking)),) if lacking else ()
 
 
 def _program(share: Share) -> Program:

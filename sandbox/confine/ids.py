@@ -26,6 +26,15 @@ def single(inside: int, outside: int, count: int = 1) -> bytes:
     return b"%d %d %d\n" % (inside, outside, count)
 
 
+def inside(id_map: bytes, outside: int) -> int:
+    """What the id *outside* is called where *id_map* holds; itself without a map."""
+    for line in id_map.splitlines():
+        first, from_, count = map(int, line.split())
+        if from_ <= outside < from_ + count:
+            return first + outside - from_
+    return outside
+
+
 def subordinate(file: Path, number: int, name: str | None) -> tuple[tuple[int, int], ...]:
     """What *file* (/etc/subuid or /etc/subgid) grants the user called *name* with id *number*: (first, count) each.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from virtiofs_sandbox.cgroups import planning as control
-from virtiofs_sandbox.confine import capabilities, identity, landlock, mountplan, seccomp, tiers
+from virtiofs_sandbox.confine import capabilities, identity, ids, landlock, mountplan, seccomp, tiers
 from virtiofs_sandbox.confine.host import HostProbe
 from virtiofs_sandbox.confine.plan import LaunchPlan
 from virtiofs_sandbox.confine.tiers import CannotConfineError
@@ -70,9 +70,9 @@ def prepare(share: Share, host: HostProbe, *, worker: Path | None, end_with_supe
     if share.program is not None:
         from virtiofs_sandbox.confine import foreign  # noqa: PLC0415 - it reads ELF files, which nobody else does
 
-        inside = who.become or (host.uid, host.gid)
-        program = foreign.program_plan(share, tier, as_one=inside if who.ids == "self" else None, kept=kept)
-        kept |= foreign.to_drop_others(inside[0])
+        uid, gid = who.become or (ids.inside(who.uid_map, host.uid), ids.inside(who.gid_map, host.gid))
+        program = foreign.program_plan(share, tier, as_one=(uid, gid) if who.ids == "self" else None, kept=kept)
+        kept |= foreign.to_drop_others(uid)
     return LaunchPlan(
         share=share.name,
         source=os.fsencode(share.source.absolute()) if share.source else b"",

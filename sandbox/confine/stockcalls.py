@@ -147,7 +147,7 @@ _ALWAYS = (
         "libraries and /proc; data access to an object held by an O_PATH descriptor; makes nothing",
         ((Where(2, 0, O_CREAT | O_TMPFILE_BIT),),),
     ),
-    Call("openat2", "every open by name, confined to the share's root"),
+    Call("openat2", "every open by name and CREATE, confined to the share's root"),
     Call("statx", "LOOKUP, GETATTR, READDIRPLUS"),
     Call("readlinkat", "READLINK; where an object is now, for device state"),
     Call("getdents64", "READDIR, READDIRPLUS"),
@@ -163,7 +163,6 @@ _ALWAYS = (
     Call("syncfs", "SYNCFS"),
 )
 _WRITING = (
-    Call("openat", "CREATE", ((Where(2, 0, O_TMPFILE_BIT),),)),
     Call("pwrite64", "WRITE"),
     Call("pwritev", "WRITE, newer releases"),
     Call("pwritev2", "WRITE"),

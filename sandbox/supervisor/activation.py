@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virtiofs_sandbox.ipc.descriptors import OwnedFd
-from virtiofs_sandbox.policies.policy import Policy
+from virtiofs_sandbox.policies.policy import Policy, Socket
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError
 
 FIRST = 3
@@ -82,22 +82,22 @@ class PassedSockets:
     def __bool__(self) -> bool:
         return bool(self._sockets)
 
-    def listener(self, policy: Policy) -> Listener | None:
-        """A listener on the socket that the share of *policy* takes; None when there is none.
+    def listener(self, share: str, socket: Socket, policy: Policy | None) -> Listener | None:
+        """A listener on the socket that *share* takes, which else would make *socket*; None when there is none.
 
-        Raises ListenError where more people may connect to it than the policy says.
+        Raises ListenError where more people may connect to it than its policy says.
         """
-        found = self._find(policy)
+        found = self._find(share, socket.path)
         if found is None:
             return None
-        complaint = "; ".join(_wider(found, policy))
+        complaint = "" if policy is None else "; ".join(_wider(found, socket, policy))
         if complaint:
             raise ListenError(f"inherited socket {found.address or found.name!r}: {complaint}")
         return Listener.adopt(os.dup(found.descriptor.fileno()))
 
     def unclaimed(self, policies: Iterable[Policy]) -> tuple[PassedSocket, ...]:
         """Those that no share of *policies* takes."""
-        taken = [self._find(policy) for policy in policies]
+        taken = [self._find(policy.name, policy.socket.path) for policy in policies]
         return tuple(one for one in self._sockets if one not in taken)
 
     def close(self) -> None:
@@ -105,16 +105,15 @@ class PassedSockets:
             one.descriptor.close()
         self._sockets.clear()
 
-    def _find(self, policy: Policy) -> PassedSocket | None:
-        by_name = next((one for one in self._sockets if one.name == policy.name), None)
-        by_address = (one for one in self._sockets if one.address and _same(one.address, policy.socket.path))
+    def _find(self, share: str, path: Path) -> PassedSocket | None:
+        by_name = next((one for one in self._sockets if one.name == share), None)
+        by_address = (one for one in self._sockets if one.address and _same(one.address, path))
         return by_name or next(by_address, None)
 
 
-def _wider(passed: PassedSocket, policy: Policy) -> Iterator[str]:
+def _wider(passed: PassedSocket, wanted: Socket, policy: Policy) -> Iterator[str]:
     """What of a socket that we did not make is more than the policy names. What it does not name is the maker's."""
     named = [key for key in policy.origins if key.startswith("share.socket.")]
-    wanted = policy.socket
     if not named:
         return
     if not passed.address:
@@ -131,6 +130,9 @@ def _wider(passed: PassedSocket, policy: Policy) -> Iterator[str]:
     if "share.socket.mode" in named and mode & ~wanted.mode:
         said = policy.origin("share.socket.mode")
         yield f"its mode is 0{mode:03o}, and {said} allows 0{wanted.mode:03o}; say SocketMode=0{wanted.mode:03o}"
+    if "share.socket.owner" in named and mode & 0o700 and state.st_uid != wanted.owner:
+        said = policy.origin("share.socket.owner")
+        yield f"its owner is {state.st_uid}, and {said} says {wanted.owner}; say SocketUser={wanted.owner}"
     if "share.socket.group" in named and mode & 0o070 and state.st_gid != wanted.group:
         said = policy.origin("share.socket.group")
         yield f"its group is {state.st_gid}, and {said} says {wanted.group}; say SocketGroup={wanted.group}"

@@ -197,16 +197,17 @@ class ClientReturned(WorkerEvent):
 
 @dataclass(frozen=True)
 class RequestHangs(WorkerEvent):
-    """The kernel waits for the storage on the worker's behalf."""
+    """The kernel waits for the storage on the worker's behalf. *doing*: the calls that its threads are in."""
 
     seconds: float
+    doing: str
 
     _LEVEL = LogLevel.WARNING
 
     def __str__(self) -> str:
         return (
-            f"a request has been in flight for {self.seconds:.0f} s, and the worker waits for the share's storage; "
-            "it goes on when the storage answers (worker.stuck_after)"
+            f"a request has been in flight for {self.seconds:.0f} s, and the worker waits for the share's storage "
+            f"({self.doing}); it goes on when the storage answers (worker.stuck_after)"
         )
 
 

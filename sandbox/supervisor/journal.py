@@ -8,12 +8,12 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
-import json
 import os
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import msgspec
 from virtiofs_sandbox.ipc import memfds
 from virtiofs_sandbox.ipc.requests import LogLine
 from virtiofs_sandbox.supervisor.recording import told
@@ -98,4 +98,4 @@ class Journal:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -206,7 +206,7 @@ async def _end(wishes: Wishes, active: ActiveShare, once: Callable[[Departure], 
     stop = asyncio.ensure_future(wishes.stop())
     if once is None:
         return await stop
-    left = asyncio.ensure_future(active.service.departure())
+    left = asyncio.ensure_future(_left(active))
     waiting: set[asyncio.Future[Any]] = {stop, left}
     try:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -217,6 +217,15 @@ async def _end(wishes: Wishes, active: ActiveShare, once: Callable[[Departure], 
         return stop.result()
     once(left.result())
     return left.result()
+
+
+async def _left(active: ActiveShare) -> Departure:
+    """How the first client went, once the others have gone too that came beside it."""
+    departure = await active.service.departure()
+    if active.service.clients:
+        active.service.withdraw()
+        await active.service.vacated()
+    return departure
 
 
 def _farewell(share: str, end: str | Departure, timing: Timing) -> Event:

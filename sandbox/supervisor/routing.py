@@ -54,9 +54,17 @@ class Routing:
             case requests.Restart():
                 return await self._household.restart(self._meant(request.share), now=request.now)
             case requests.Stop():
-                return await self._household.stop_share(self._meant(request.share), now=request.now, by=peer)
+                return await self._stop(request, peer)
             case _:
                 return await self._of_share(request, peer)
+
+    async def _stop(self, request: requests.Stop, peer: Peer) -> Done:
+        if not request.all:
+            return await self._household.stop_share(self._meant(request.share), now=request.now, by=peer)
+        if request.share is not None:
+            raise RequestError("malformed", "stop: a share is named, and all are meant")
+        self._household.stop_all(peer)
+        return Done(changes=("the supervisor is stopping",))
 
     async def _read(self, request: requests.ListShares | requests.ReadFigures | requests.ReadLog) -> Reply:
         """Of all shares, or of one."""

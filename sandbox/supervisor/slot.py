@@ -123,9 +123,9 @@ class Slot:
         """Whether its worker has read all that it was told."""
         return self._worker is None or self._worker.all_read
 
-    def waits_for_storage(self, seconds: float) -> None:
+    def waits_for_storage(self, seconds: float, doing: str) -> None:
         """Somebody should know why the guest waits."""
-        self._sink(RequestHangs(self.share, self.generation, self.peer, seconds))
+        self._sink(RequestHangs(self.share, self.generation, self.peer, seconds, doing))
 
     def statistics(self) -> Statistics | None:
         """What its worker claims, while it is up."""

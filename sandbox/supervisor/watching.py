@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 from typing import Protocol
 
+from virtiofs_sandbox.supervisor.threads import threads
 from virtiofs_sandbox.supervisor.timing import Timing
 
 # In a row, before a worker is called stuck: a thread that is awake between two waits for its disk is not.
@@ -35,8 +35,8 @@ class Watched(Protocol):
     def fail(self, reason: str) -> None:
         """Ends the jail by its worker's fault."""
 
-    def waits_for_storage(self, seconds: float) -> None:
-        """A request has been in flight for so long, and the worker is not to blame."""
+    def waits_for_storage(self, seconds: float, doing: str) -> None:
+        """A request has been in flight for so long, and the worker is not to blame. *doing*: what its threads do."""
 
 
 class Watching:
@@ -88,15 +88,18 @@ class _Watch:
         age = (now - start) / 1e9
         if not start or age < 0:
             return
-        if _waits_in_kernel(self._worker.pid):
+        of_jail = () if self._worker.pid is None else threads(self._worker.pid)
+        doing = ", ".join(str(thread) for thread in of_jail if thread.works) or "unknown"
+        if any(thread.sleeps_soundly for thread in of_jail):
             self._looks = 0
             if age >= after and self._told != start:
                 self._told = start
-                self._worker.waits_for_storage(age)
+                self._worker.waits_for_storage(age, doing)
             return
         self._looks += 1
         if age >= after and self._looks >= _LOOKS:
-            self._worker.fail(f"stuck: a request has been in flight for {age:.0f} s, and waits for no storage")
+            reason = f"stuck: a request has been in flight for {age:.0f} s, and waits for no storage"
+            self._worker.fail(f"{reason} (at work: {doing})")
 
     def _is_deaf(self, now: int) -> bool:
         """A control thread does nothing that could keep it from its socket for long."""
@@ -109,28 +112,3 @@ class _Watch:
             return False
         self._worker.fail(f"stuck: it has not read what it was told for {seconds:.0f} s")
         return True
-
-
-def _waits_in_kernel(keeper: int | None) -> bool:
-    """Whether a thread of the jail sleeps where signals do not reach it (proc(5), state D)."""
-    return keeper is not None and any(_sleeps_soundly(pid) for pid in (keeper, *_children(keeper)))
-
-
-def _children(pid: int) -> tuple[int, ...]:
-    try:
-        return tuple(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()))
-    except OSError:
-        return ()
-
-
-def _sleeps_soundly(pid: int) -> bool:
-    try:
-        return any(_state(thread) == "D" for thread in Path(f"/proc/{pid}/task").iterdir())
-    except OSError:
-        # It has just ended.
-        return False
-
-
-def _state(thread: Path) -> str:
-    """The letter behind the name, which may hold anything."""
-    return thread.joinpath("stat").read_bytes().rpartition(b") ")[2][:1].decode("ascii")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -46,3 +47,11 @@ def client(service: Service) -> Iterator[FrontEnd]:
         client.start()
         client.init()
         yield client
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """An empty directory that everybody can get to, which pytest's own are not."""
+    with tempfile.TemporaryDirectory(prefix="guest-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)

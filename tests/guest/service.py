@@ -95,6 +95,9 @@ class Service:
 
     def stop(self, seconds: float = 20) -> int:
         """Ask for a clean stop as a service manager does; return the exit status."""
+        if not self.supervisor:
+            # Number 0 would be this whole process group.
+            raise self.failed("start")
         os.kill(self.supervisor, signal.SIGTERM)
         try:
             return self.process.wait(seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -28,16 +29,23 @@ def program(*arguments: str) -> str:
 class Stock(Policed):
     """Serves by the stock daemon; its one process is `workers` and `keepers` alike."""
 
-    def __init__(self, work: Path, policy: str = "", *arguments: str, guarded: bool = True) -> None:
+    def __init__(self, work: Path, policy: str = "", *arguments: str, prefix: Sequence[str] = ()) -> None:
         self.worker_table = program(*arguments)
-        super().__init__(work, policy + self.worker_table, guarded=guarded)
+        super().__init__(work, policy + self.worker_table, guarded=not prefix, prefix=prefix)
 
     def processes(self) -> Processes:
         below = children(self.supervisor)
-        served = tuple(pid for pid in below if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"virtiofsd\0"))
+        served = tuple(pid for pid in below if _is_stock(pid))
         return Processes(self.supervisor, tuple(pid for pid in below if pid not in served), served, served)
 
     @property
     def root(self) -> Path:
         """The root that the daemon sees, as root of the host sees it."""
         return Path(os.path.join("/proc", str(self.processes().workers[0]), "root"))
+
+
+def _is_stock(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"virtiofsd\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,14 +145,6 @@ def test_an_id_mapped_share_stores_the_ids_of_the_guest_while_nobody_has_them_on
         assert (place.stored("users"), place.seen("users")) == (f"{GUEST_USER}:{GUEST_GROUP}",) * 2
         workers = place.service.processes().workers
         assert {Path(f"/proc/{pid}").stat().st_uid for pid in workers} == {FIRST}
-
-
-@pytest.fixture
-def reachable() -> Iterator[Path]:
-    """An empty directory that everybody can get to, which pytest's own are not."""
-    with tempfile.TemporaryDirectory(prefix="guest-") as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
 
 
 @pytest.mark.parametrize("name", environments.ENVIRONMENTS)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import environments
 from tests.guest import fuse
 from tests.guest.conftest import new_machine
 from tests.guest.frontend import FrontEnd, FuseError
@@ -47,8 +48,16 @@ def connected(service: Stock) -> Iterator[FrontEnd]:
         yield client
 
 
-def logged(service: Stock, text: str) -> bool:
-    return text in service.log
+def logged(service: Stock, text: str, times: int = 1) -> bool:
+    return service.log.count(text) >= times
+
+
+def accepts(service: Stock) -> bool:
+    """Whether there is one daemon, and it waits for its client."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError, ValueError):
+        (pid,) = service.processes().workers
+        return Path(f"/proc/{pid}/syscall").read_text().startswith("288 ")
+    return False
 
 
 def mkdir(name: bytes) -> bytes:
@@ -126,10 +135,11 @@ def test_the_kernel_says_that_it_is_jailed_as_our_own_worker_is(stock: Stock) ->
         }
 
 
+@needs_root
 def test_before_it_has_a_client_it_holds_its_log_and_the_socket_to_accept_on_and_nothing_else_of_ours(
     stock: Stock,
 ) -> None:
-    stock.wait(lambda: len(stock.processes().workers) == 1, "have a daemon that waits")
+    stock.wait(partial(accepts, stock), "have a daemon that waits in accept(2)")
     (pid,) = stock.processes().workers
     found = {number: os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")}
     assert found["2"].startswith("pipe:")
@@ -200,6 +210,32 @@ def test_with_one_owner_everything_a_guest_makes_belongs_to_it(tmp_path: Path) -
     assert owners == {(os.geteuid(), os.getegid())}
 
 
+@needs_root
+@pytest.mark.parametrize(
+    ("name", "policy", "owners"),
+    [
+        ("user", "", {65534}),
+        ("user-with-range", '[identity]\nmap = "range"\n', {61234, 300_999}),
+        ("root", '[identity]\nmap = "range"\nrange = { first = 500000, count = 65536 }\n', {500_000, 501_000}),
+        ("root", '[identity]\nmap = "squash"\nowner = "1234:5678"\n', {1234}),
+    ],
+    ids=["a user", "a user with a range", "a range of root's", "another owner"],
+)
+def test_whoever_runs_it_files_belong_to_whom_the_policy_says(
+    reachable: Path, name: str, policy: str, owners: set[int]
+) -> None:
+    environment = environments.ENVIRONMENTS[name]
+    with Stock(reachable, policy, prefix=environment.command(reachable) if environment.uid else ()) as service:
+        service.share.mkdir()
+        os.chown(service.share, *2 * (min(owners),))
+        service.start()
+        with connected(service) as client:
+            for uid in (0, 1000):
+                client.call(Opcode.MKDIR, mkdir(b"of-%d" % uid), uid=uid)
+        assert {path.stat().st_uid for path in service.share.iterdir()} == owners
+        assert f"jail: {environment.tier}" in service.log
+
+
 def test_a_tree_of_directories_is_one_share_of_it_too(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -257,10 +293,10 @@ def test_a_stop_ends_it_and_leaves_nothing(tmp_path: Path) -> None:
 def test_a_daemon_that_dies_at_once_is_started_with_pauses_and_not_for_ever(tmp_path: Path) -> None:
     with Stock(tmp_path) as service:
         service.start()
-        for deaths in range(3):
+        for deaths in range(1, 4):
             service.wait(lambda: len(service.processes().workers) == 1, "have a daemon")
             os.kill(service.processes().workers[0], signal.SIGKILL)
-            # The pause before the next one is longer each time.
-            service.wait(partial(logged, service, f"{deaths + 1} failures in a row; next launch in"), "pause")
+            service.wait(partial(logged, service, "killed by signal 9 (SIGKILL)", deaths), "notice the death")
+        service.wait(partial(logged, service, "3 failures in a row; next launch in"), "pause")
         with connected(service) as client:
             assert client.serves()

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.guest.frontend import FrontEnd
+from tests.guest.stock import Stock
+
 ROOT = Path(__file__).resolve().parents[2]
 SETUP = ROOT / "packaging" / "setup"
 
@@ -82,6 +85,17 @@ def test_it_installs_without_rust_when_the_worker_is_left_out(tmp_path: Path) ->
     shown = run([str(venv / "bin" / "virtiofs-sandbox"), "--help"], 20)
     assert shown.returncode == 0
     assert "run" in shown.stdout
+    with Stock(tmp_path / "served") as service:
+        service.program = venv / "bin" / "virtiofs-sandbox"
+        service.start()
+        for _ in range(2):
+            with FrontEnd.connect(service.socket) as client:
+                client.start().init()
+                assert client.serves()
+        assert service.stop() == 0
+    ours = run([str(venv / "bin" / "virtiofs-sandbox"), "run", ".", "--tag", "t", "--socket", str(tmp_path / "s")], 20)
+    assert ours.returncode == 1
+    assert "there is no worker binary beside this command" in ours.stderr
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import prctl
 import pytest
 from virtiofs_sandbox.cli.run import WORKER
 from virtiofs_sandbox.confine import prepare, probe_host
@@ -54,7 +55,11 @@ def in_service(tmp_path: Path, scene: Callable[[Served], Awaitable[None]], **fie
         async with served(tmp_path, timing=timing, terms=terms, launching=launching) as harness:
             await scene(harness)
 
-    asyncio.run(play())
+    try:
+        asyncio.run(play())
+    finally:
+        # Orphans of other tests are not ours to bury.
+        prctl.set_child_subreaper(0)
 
 
 @contextlib.contextmanager
@@ -84,6 +89,7 @@ def test_a_worker_whose_request_hangs_is_replaced(tmp_path: Path) -> None:
             assert isinstance(await asyncio.to_thread(hang, share.socket), ConnectionError)
         killed = await share.seen(WorkerKilled)
         assert "stuck: a request has been in flight for" in killed.reason
+        assert killed.reason.endswith("(at work: queue-1 in openat)")
         assert share.service.restarts == 1
         assert await asyncio.to_thread(hang, share.socket) is None
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from virtiofs_sandbox.cli.run import WORKER
 
 from tests.integration.running import COMMANDS, PROGRAMS, Running
 
@@ -143,6 +144,35 @@ def test_interrupted_it_ends_without_a_word(run: Running) -> None:
 def test_whoever_asks_for_a_share_that_does_not_run_is_told_so(tmp_path: Path) -> None:
     asked = logs(tmp_path, "data")
     assert (asked.returncode, asked.stdout) == (1, "")
-    assert asked.stderr.startswith("virtiofs-sandbox logs: no share called 'data' runs here: nobody answers on ")
+    assert asked.stderr.startswith("virtiofs-sandbox logs: no share called 'data' runs here: nobody answers in ")
     assert logs(tmp_path).stderr.startswith("virtiofs-sandbox logs: no share runs: nobody answers in")
     assert logs(tmp_path, "-n", "-1").returncode == 2
+
+
+def test_the_supervisor_of_all_tells_the_log_of_each_share_and_its_own(tmp_path: Path) -> None:
+    if not (PROGRAMS / WORKER).exists():
+        pytest.skip("installed without a worker")
+    policies, control = tmp_path / "shares.d", tmp_path / "control"
+    policies.mkdir()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        text = f'[share]\nsource = "{tmp_path / name}"\ntag = "{name}"\nsocket = "{tmp_path / name / "s"}"\n'
+        (policies / f"{name}.toml").write_text(f'{text}[sandbox]\nminimum = "bare"\n')
+    options = ["--policy-dir", os.fspath(policies), "--control-dir", os.fspath(control), "--log-format", "json"]
+    with subprocess.Popen([COMMAND, "serve", *options], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            while json.loads(process.stderr.readline())["event"] != "in-service":
+                pass
+            of_all = [json.loads(line) for line in logs(control, "--json").stdout.splitlines()]
+            assert {line["share"] for line in of_all} == {"one", "two", None}
+            assert of_all[-1]["event"] == "in-service"
+            of_one = [json.loads(line) for line in logs(control, "one", "--json").stdout.splitlines()]
+            assert of_one == [line for line in of_all if line["share"] == "one"]
+            unknown = logs(control, "three")
+            assert (unknown.returncode, unknown.stdout) == (1, "")
+            assert "no share called 'three' is known here" in unknown.stderr
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=30)
+        assert process.returncode == 0

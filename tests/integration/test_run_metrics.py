@@ -17,6 +17,7 @@ from tests.guest import fuse
 from tests.guest.frontend import FrontEnd, FuseError
 from tests.guest.fuse import Opcode
 from tests.integration.running import Running
+from tests.integration.serving import Policies, Serving
 
 Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 WRITTEN = b"x" * 4096
@@ -49,6 +50,11 @@ def scrape(connection: http.client.HTTPConnection) -> Samples:
 
 def of(samples: Samples, name: str, **labels: str) -> float:
     return samples[f"{PREFIX}{name}", frozenset({"share": "data", **labels}.items())]
+
+
+def shares_in(samples: Samples) -> set[str]:
+    """Those of which anything is told."""
+    return {value for _, labels in samples for label, value in labels if label == "share"}
 
 
 def free_port() -> int:
@@ -112,6 +118,29 @@ def test_a_port_of_this_machine_answers_too_and_one_that_is_taken_costs_a_warnin
             second.ready().logged(f"metrics: nobody is told: 127.0.0.1:{port}: Address already in use")
             assert second.stop() == 0
         assert run.stop() == 0
+
+
+def test_serve_tells_of_all_its_shares_where_the_site_says_and_of_those_it_cannot_serve(tmp_path: Path) -> None:
+    policies, metrics = Policies(tmp_path), tmp_path / "there" / "m.sock"
+    (tmp_path / "defaults.toml").write_text(f'[site]\nmetrics = "{metrics}"\n')
+    policies.put("one")
+    policies.put("two")
+    policies.write("broken", "x = 1\n")
+    with Serving(tmp_path) as run:
+        run.ready()
+        found = scrape(_Connection(metrics))
+        assert shares_in(found) == {"one", "two"}
+        assert found[f"{PREFIX}shares", frozenset()] == 2
+        assert found[f"{PREFIX}shares_absent", frozenset()] == 1
+        table = run.said("top", "--once", "--interval", "0.1")
+        assert [line.split()[0] for line in table] == ["NAME", "one", "two"]
+        assert run.said("top", "--once", "--interval", "0.1", "two")[1].split()[0] == "two"
+        policies.remove("two")
+        policies.remove("broken")
+        assert run.ask("reload").returncode == 0
+        run.until(lambda: shares_in(scrape(_Connection(metrics))) == {"one"}, "forget what is gone")
+        assert run.stop() == 0
+    assert not metrics.exists()
 
 
 def test_without_metrics_the_supervisor_carries_no_client_of_prometheus(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -50,6 +51,11 @@ MADE = {
         "--socket-path=# --shared-dir=@ --sandbox=none --cache=auto --migration-on-error=guest-error "
         "--migration-mode=find-paths",
         [NO_MIGRATION],
+    ),
+    "KubeVirt, for a service account": (
+        "--socket-path=# --shared-dir=@ --sandbox=none --cache=auto --migration-on-error=guest-error "
+        "--migration-mode=find-paths --translate-uid=host:107:0:1",
+        ["--translate-uid, --translate-gid", NO_MIGRATION],
     ),
     "cloud-hypervisor": ("--socket-path=# --shared-dir=@ --cache=never --thread-pool-size=4", []),
     "crosvm": ("--socket-path # --shared-dir @ --tag=data --announce-submounts", []),
@@ -163,6 +169,32 @@ def test_a_pid_file_that_is_another_name_of_a_file_is_not_written(place: Path) -
     assert (place / "precious").read_text() == "precious"
 
 
+def test_called_virtiofsd_it_is_virtiofsd(place: Path) -> None:
+    link, path = place / "virtiofsd", place / "s"
+    link.symlink_to(PROGRAM)
+
+    def said(*words: str) -> tuple[int, str]:
+        done = subprocess.run([link, *words], capture_output=True, text=True, timeout=30, check=False)
+        return done.returncode, done.stdout
+
+    assert said() == (2, said("--help")[1])
+    assert said("-h")[1].startswith("usage: virtiofsd --shared-dir DIR")
+    assert said("--version")[1].startswith("virtiofs-sandbox 0.")
+    with Daemon(place, filled(MADE["crosvm"][0], place, path), program=link) as running:
+        running.ready().serves(path)
+        assert running.status() == 0
+
+
+@pytest.mark.parametrize("name", ["root", "container"])
+def test_capabilities_are_told_without_privileges(name: str, place: Path) -> None:
+    if reason := unavailable(name):
+        pytest.skip(reason)
+    command = [*ENVIRONMENTS[name].command(place), PROGRAM, "--print-capabilities"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True, cwd=ROOT)
+    assert json.loads(done.stdout) == {"type": "fs", "features": ["separate-options"]}
+    assert done.stderr == ""
+
+
 def test_a_tag_is_there_for_monitors_that_ask_for_it(place: Path) -> None:
     with Daemon(place, [f"--socket-path={place / 's'}", f"--shared-dir={place / 'share'}", "--tag=data"]) as running:
         running.ready()
@@ -182,6 +214,19 @@ def test_a_persistent_daemon_serves_one_client_after_another(said: str, place: P
             running.serves(path)
         assert running.stop() == 0
         running.nobody_left()
+
+
+def test_a_client_beside_the_first_one_is_served_until_it_leaves_too(place: Path, path: Path) -> None:
+    policies(place, data="max_clients = 2")
+    with inherited(place, path) as running:
+        with FrontEnd.connect(path) as other:
+            other.start()
+            other.init()
+            running.serves(path)
+            running.logged("worker ended: the client left")
+            running.until(lambda: len(running.of(1, WORKER)) == 1, "bury the first one's jail")
+            assert other.serves()
+        assert running.status() == 0
 
 
 def test_there_is_no_worker_before_there_is_a_client(place: Path, path: Path) -> None:
@@ -206,6 +251,17 @@ def test_a_client_that_breaks_the_protocol_has_a_status_of_its_own(place: Path, 
         channel.send(Request.SET_OWNER, b"what?")
         assert running.status() == 4
         channel.close()
+
+
+def test_a_worker_that_dies_takes_the_daemon_with_it_and_that_is_no_success(place: Path, path: Path) -> None:
+    with inherited(place, path) as running, FrontEnd.connect(path) as guest:
+        guest.start()
+        guest.init()
+        running.family()
+        (keeper,) = running.of(1, WORKER)
+        os.kill(keeper, signal.SIGKILL)
+        assert running.status() == 1
+        running.nobody_left()
 
 
 def test_a_client_for_whom_no_worker_gets_ready_is_not_kept_waiting(place: Path, path: Path) -> None:
@@ -336,6 +392,20 @@ def test_workers_are_launched_in_the_groups_that_the_daemon_was_moved_to(place: 
             assert "takes no worker" not in running.log.read_text()
     finally:
         site.close()
+
+
+def test_a_group_that_takes_no_worker_of_a_users_is_warned_of(place: Path, path: Path) -> None:
+    if reason := unavailable("user"):
+        pytest.skip(reason)
+    prefix = tuple(ENVIRONMENTS["user"].command(place))
+    with machine() as made, inherited(place, path, "--persistent", prefix=prefix) as running:
+        for group in made.values():
+            (group / "cgroup.procs").write_text(str(running.process.pid))
+        running.serves(path)
+        for group in made.values():
+            running.logged(f"the control group {group}, where the supervisor was moved to, takes no worker: ")
+        assert running.stop() == 0
+        running.nobody_left()
 
 
 def test_a_pid_file_that_is_passed_on_stays_locked_and_no_worker_has_it(place: Path, path: Path) -> None:

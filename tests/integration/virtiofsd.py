@@ -28,12 +28,19 @@ class Daemon(Running):
     """One daemon on `directory/share`, whose arguments are made of the socket's descriptor (or path) and the share."""
 
     def __init__(
-        self, directory: Path, arguments: Sequence[str], *, pass_fds: Sequence[int] = (), prefix: Sequence[str] = ()
+        self,
+        directory: Path,
+        arguments: Sequence[str],
+        *,
+        pass_fds: Sequence[int] = (),
+        prefix: Sequence[str] = (),
+        program: Path | None = None,
     ) -> None:
+        self.program = PROGRAM if program is None else os.fspath(program)
         super().__init__("real", directory, *arguments, pass_fds=pass_fds, prefix=prefix)
 
     def command(self, kind: str, share: Path) -> list[str]:
-        return [PROGRAM, "--policy-dir", os.fspath(share.parent / "shares.d")]
+        return [self.program, "--policy-dir", os.fspath(share.parent / "shares.d")]
 
     def serves(self, path: Path, work: Callable[[FrontEnd], None] = lambda _: None) -> None:
         """A guest mounts, lists and leaves."""

@@ -13,6 +13,7 @@ import pytest
 from tests.guest.images import ROOT, MissingProgramError
 from tests.libvirt.daemon import Libvirtd
 from tests.libvirt.documented import example
+from tests.libvirt.domain import Domain
 from tests.libvirt.host import Host
 
 NEWER = ROOT / "build" / "libvirt"
@@ -95,3 +96,10 @@ def libvirtd(host: Host) -> Iterator[Libvirtd]:
     if ours and partition.exists():
         # libvirt makes the group that machines' groups are in, and leaves it.
         partition.rmdir()
+
+
+@pytest.fixture(scope="session")
+def machine(libvirtd: Libvirtd) -> Iterator[Domain]:
+    """A machine named web1 with the managed share of the documents; what tests plug in they take out again."""
+    with libvirtd.machine("web1", example("managed")) as domain:
+        yield domain

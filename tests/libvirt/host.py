@@ -19,8 +19,7 @@ from tests.guest.images import ROOT
 from tests.guest.service import alive, children
 from tests.libvirt.namespace import WRITABLE
 
-# What Debian's packages make: the user QEMU runs as, in the group that may use /dev/kvm. And an ordinary user with ids
-# of his own.
+# What Debian's packages make: the user QEMU runs as, in the group that may use /dev/kvm. And a user with a range.
 QEMU_USER, KVM_GROUP, SHARER, FIRST_SUBORDINATE = 64055, 64056, 61234, 300_000
 ACCOUNTS = {
     "passwd": f"libvirt-qemu:x:{QEMU_USER}:{KVM_GROUP}::/var/lib/libvirt:/usr/sbin/nologin\n"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.libvirt.host import Host
+from tests.libvirt.host import Host, HostError
 
 CGROUPS = Path("/sys/fs/cgroup")
 # Where libvirt keeps the sockets and pid files of what runs; logs and its own state of definitions stay.
@@ -32,6 +33,24 @@ class Remains:
         }
         groups = {folder for folder, below, _ in os.walk(CGROUPS) for name in below if _is_ours(folder, name)}
         return cls(host.processes(), frozenset(files), tuple(host.mounts()), frozenset(groups))
+
+    def beyond(self, before: Remains) -> list[str]:
+        """What is here and was not there."""
+        return [
+            *(line for pid, line in self.processes.items() if pid not in before.processes),
+            *sorted(self.files - before.files),
+            *(mount for mount in self.mounts if mount not in before.mounts),
+            *sorted(self.groups - before.groups),
+        ]
+
+
+def wait_gone(host: Host, before: Remains, seconds: float = 20) -> None:
+    """Until nothing is there that was not before. Raises HostError with what is."""
+    deadline = time.monotonic() + seconds
+    while more := Remains.of(host).beyond(before):
+        if time.monotonic() > deadline:
+            raise HostError("still there:\n" + "\n".join(more))
+        time.sleep(0.1)
 
 
 def _is_ours(folder: str, name: str) -> bool:

@@ -71,6 +71,13 @@ def test_the_installed_copy_serves_a_share_with_the_worker_that_lies_beside_it(i
         assert os.stat(f"/proc/{jailed}/exe").st_ino == binary.stat().st_ino
 
 
+def test_a_link_called_virtiofsd_speaks_as_virtiofsd(installed: Path, tmp_path: Path) -> None:
+    link = tmp_path / "virtiofsd"
+    link.symlink_to(installed / "usr" / COMMAND)
+    assert run(link, "--help").stdout.startswith("usage: virtiofsd ")
+    assert json.loads(run(link, "--print-capabilities").stdout)["type"] == "fs"
+
+
 def test_what_is_installed_names_its_own_place_and_is_the_owners_to_change(destination: Path) -> None:
     descriptor = destination / "etc/qemu/vhost-user" / DESCRIPTOR
     assert json.loads(descriptor.read_text())["binary"] == f"/opt/vs/{COMMAND}"

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.guest.images import ROOT, MissingProgramError, user_mode_linux
+from tests.guest import initramfs
+from tests.guest.images import ROOT, MissingProgramError, qemu, user_mode_linux
 from tests.guest.machine import ENDS_WITH_TEST
+from tests.guest.qemu import CPU
 from tests.systemd import in_guest
 
 pytestmark = pytest.mark.slow
@@ -26,6 +30,16 @@ Type=oneshot
 ExecStart=/usr/bin/python3 -m tests.systemd.in_guest
 Environment=PYTHONPATH=/usr/lib/virtiofs-sandbox/python:/opt PYTHONDONTWRITEBYTECODE=1
 TimeoutStartSec=infinity
+"""
+KERNEL_WORDS = ("panic=1", "quiet", "systemd.show_status=0", "systemd.log_target=journal")
+# The first and only thing that QEMU's kernel finds: the driver of its disk, and the way there.
+START = """\
+#!/bin/busybox sh
+/bin/busybox mount -t devtmpfs devtmpfs /dev
+/bin/busybox insmod /modules/0-virtio_blk.ko
+while [ ! -e /dev/vda ]; do /bin/busybox sleep 0.1; done
+/bin/busybox mount -t ext4 /dev/vda /mnt
+exec /bin/busybox switch_root /mnt /lib/systemd/systemd
 """
 # Nothing of them is wanted, and some of them take seconds there.
 MASKED = ("getty.target", "getty-static.service", "e2scrub_reap.service", "apt-daily.timer", "apt-daily-upgrade.timer")
@@ -58,48 +72,78 @@ def disk(work: Path) -> Path:
     return image
 
 
-def boot(work: Path) -> dict[str, Any]:
-    """What each scene came to, by name."""
+def machine(work: Path) -> Path:
+    """The image, or a skip that says what it takes."""
     if os.geteuid() != 0:
         pytest.skip("the files of the guest belong to root: needs root")
     if not (BASE / ".complete").exists():
         pytest.skip(f"no Debian below {BASE}: packaging/setup/service-manager")
     if not STAGE.exists():
         pytest.skip(f"nothing to install: make {STAGE.relative_to(ROOT)}")
-    try:
-        image = user_mode_linux()
-    except MissingProgramError as error:
-        pytest.skip(str(error))
-    command = [
-        *ENDS_WITH_TEST,
-        str(image.program),
-        "mem=512M",
-        "root=/dev/ubda",
-        "rw",
-        f"ubd0={disk(work)}",
-        f"uml_dir={work}",
-        "umid=uml",
-        "con=null",
-        "con0=null,fd:1",
-        "ssl=null",
-        "panic=1",
-        "quiet",
-        "systemd.show_status=0",
-        "systemd.log_target=journal",
-        "init=/lib/systemd/systemd",
-    ]
+    return disk(work)
+
+
+def play(command: Sequence[str], scenes: Sequence[str]) -> dict[str, Any]:
+    """What each scene came to, by name."""
+    command = [*ENDS_WITH_TEST, *command]
     run = subprocess.run(command, capture_output=True, timeout=580, stdin=subprocess.DEVNULL, check=False)
     console = run.stdout.decode(errors="replace")
     pieces: dict[str, str] = {}
     for name, piece in re.findall(rf"{in_guest.MARK}(\w+): (.*?)\r?\n", console):
         pieces[name] = pieces.get(name, "") + piece
-    assert list(pieces) == in_guest.names(), console[-4000:]
+    assert list(pieces) == list(scenes), console[-4000:] + run.stderr.decode(errors="replace")[-1000:]
     return {name: json.loads(text) for name, text in pieces.items()}
+
+
+def boot_linux_6_1(work: Path) -> dict[str, Any]:
+    """In user-mode-linux: seconds, and no Landlock."""
+    try:
+        image = user_mode_linux()
+    except MissingProgramError as error:
+        pytest.skip(str(error))
+    command = [
+        str(image.program),
+        "mem=512M",
+        "root=/dev/ubda",
+        "rw",
+        f"ubd0={machine(work)}",
+        f"uml_dir={work}",
+        "umid=uml",
+        "con=null",
+        "con0=null,fd:1",
+        "ssl=null",
+        *KERNEL_WORDS,
+        "init=/lib/systemd/systemd",
+    ]
+    return play(command, in_guest.names())
+
+
+def boot_linux_6_12(work: Path) -> dict[str, Any]:
+    """In QEMU without KVM: minutes, and every layer of the jail."""
+    try:
+        image = qemu()
+    except MissingProgramError as error:
+        pytest.skip(str(error))
+    (driver,) = image.kernel.parents[1].glob("lib/modules/*/kernel/drivers/block/virtio_blk.ko*")
+    module, start = work / "virtio_blk.ko", work / "start"
+    module.write_bytes(lzma.decompress(driver.read_bytes()) if driver.suffix == ".xz" else driver.read_bytes())
+    start.write_text(START)
+    initrd = initramfs.build(image.busybox, [module], work / "initrd", [("start", start)])
+    scenes = ["start", "a_guest_on_each_share", "stop"]
+    words = ["console=ttyS0", "rdinit=/start", *KERNEL_WORDS, f"scenes={','.join(scenes)}"]
+    command = [
+        str(image.program),
+        *("-accel", "tcg", "-cpu", CPU, "-smp", "2", "-machine", "q35", "-m", "1G"),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
+        *("-kernel", str(image.kernel), "-initrd", str(initrd), "-append", " ".join(words)),
+        *("-drive", f"file={machine(work)},format=raw,if=virtio"),
+    ]
+    return play(command, scenes)
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return boot(tmp_path_factory.mktemp("systemd"))
+    return boot_linux_6_1(tmp_path_factory.mktemp("systemd"))
 
 
 @pytest.fixture
@@ -173,6 +217,13 @@ def test_a_reload_that_is_refused_fails_and_ends_nothing(outcome: Any) -> None:
     assert outcome["again"]["status"] == 0
 
 
+@pytest.mark.scene("a_worker_beyond_its_memory")
+def test_a_share_beyond_its_memory_does_not_end_the_others(outcome: Any) -> None:
+    assert int(outcome["events"]["oom_kill"]) > 0
+    assert outcome["standing"] == {"ActiveState": "active", "NRestarts": "0"}
+    assert outcome["there"]
+
+
 @pytest.mark.scene("a_supervisor_that_is_killed")
 def test_a_supervisor_that_is_killed_is_started_again(outcome: Any) -> None:
     assert outcome == {"back": True, "there": True}
@@ -226,3 +277,16 @@ def test_a_user_has_shares_of_their_own(outcome: Any) -> None:
     assert outcome["files"] == ["file"]
     assert outcome["reloaded"]["status"] == 0
     assert outcome["stopped"]["status"] == 0
+
+
+def test_a_current_kernel_gives_every_layer_under_the_units_hardening(tmp_path: Path) -> None:
+    outcomes = boot_linux_6_12(tmp_path)
+    for outcome in outcomes.values():
+        assert "failed" not in outcome, f"{outcome['failed']}\n{outcome['journal']}"
+    assert outcomes["start"]["standing"]["ActiveState"] == "active"
+    tiers = {entry["VIRTIOFS_SHARE"]: entry["VIRTIOFS_TIER"] for entry in outcomes["start"]["listening"]}
+    assert tiers == {"data": "full", "squashed": "full"}
+    assert outcomes["a_guest_on_each_share"]["mode"] == 0o4755
+    assert outcomes["a_guest_on_each_share"]["owner"] == in_guest.OWNER
+    assert outcomes["stop"]["standing"] == {"ActiveState": "inactive", "Result": "success"}
+    assert outcomes["stop"]["left"] == []

@@ -17,10 +17,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.integration.running import ROOT, Caller
 from virtiofs_sandbox.cli.logform import LogForm
 from virtiofs_sandbox.cli.outlet import Outlet, Stream
 from virtiofs_sandbox.cli.output import Output, form_of
-from virtiofs_sandbox.policies.share import Share
+from virtiofs_sandbox.policies.share import LogLevel, Share
+from virtiofs_sandbox.supervisor import journal
 from virtiofs_sandbox.supervisor.events import ClientsGaveUp, Reloaded, Stopped
 from virtiofs_sandbox.supervisor.recent import Recent
 
@@ -163,8 +165,6 @@ SHARE = Share(name="data", source=Path("/"), tag="data")
 @pytest.fixture
 def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
     """A socket in the place of journald's."""
-    from virtiofs_sandbox.supervisor import journal  # noqa: PLC0415
-
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
         bound.bind(str(tmp_path / "socket"))
         bound.settimeout(10)
@@ -227,8 +227,6 @@ def test_a_journal_that_does_not_read_gets_the_lines_later_and_the_number_of_tho
 
 
 def test_the_log_levels_are_those_of_each_share_and_change_with_a_reload(capfd: pytest.CaptureFixture[str]) -> None:
-    from virtiofs_sandbox.policies.share import LogLevel  # noqa: PLC0415
-
     recent = Recent()
     output = Output(SHARE, LogForm.JSON, recent)
     output.show(ClientsGaveUp("data", 1))
@@ -264,8 +262,6 @@ sys.exit(bool(wrong) or os.open("/", os.O_RDONLY) < 3)
 
 def test_a_share_in_service_goes_on_with_its_standard_error_full(tmp_path: Path) -> None:
     """The whole command, a pipe that nobody reads, and more lines than go into it."""
-    from tests.integration.running import ROOT, Caller  # noqa: PLC0415
-
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     (tmp_path / "share").mkdir()
@@ -287,3 +283,13 @@ def test_a_share_in_service_goes_on_with_its_standard_error_full(tmp_path: Path)
         process.kill()
         process.communicate()
         os.close(reading)
+
+
+@pytest.mark.parametrize("form", LogForm)
+def test_an_output_that_is_closed_keeps_no_descriptor(form: LogForm, capfd: pytest.CaptureFixture[str]) -> None:
+    before = os.listdir("/proc/self/fd")
+    output = Output(SHARE, form)
+    output.show(Stopped("data"))
+    output.close()
+    assert os.listdir("/proc/self/fd") == before
+    capfd.readouterr()

@@ -73,12 +73,12 @@ def test_a_scrape_gets_the_whole_text_with_its_length(tmp_path: Path) -> None:
         (b"POST /metrics HTTP/1.1\r\n\r\n", b"405"),
         (b"GET /metrics\r\n\r\n", b"400"),
         (b"\x00\xff\r\n\r\n", b"400"),
-        (b"GET /metrics HTTP/1.1\r\n" + b"a: b\r\n" * MAX_HEAD, b"431"),
+        (b"GET /metrics HTTP/1.1\r\n" + b"a" * MAX_HEAD, b"431"),
     ],
 )
 def test_what_is_no_scrape_is_refused_in_words(tmp_path: Path, sent: bytes, status: bytes) -> None:
     async def scene(place: Path, written: list[int]) -> None:
-        assert (await ask(place, sent)).split(b" ")[1:2] in ([status], [])
+        assert (await ask(place, sent)).split(b" ")[1:2] == [status]
         assert written == []
 
     in_loop(tmp_path, scene)

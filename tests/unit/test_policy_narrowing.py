@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.narrowed import POLICIES, gives_no_more, policy
 from tests.unit.policy_world import World
 from virtiofs_sandbox.policies.matching import Matcher
 from virtiofs_sandbox.policies.narrowing import OF_VIRTIOFSD, ROWS, Arguments, Effect, WideningError, narrow
 from virtiofs_sandbox.policies.patterns import PatternError
 from virtiofs_sandbox.policies.policy import Policy, Socket
-from virtiofs_sandbox.policies.problems import Origin, PolicyError
+from virtiofs_sandbox.policies.problems import PolicyError
 from virtiofs_sandbox.policies.share import (
     Access,
     CacheMode,
@@ -28,24 +28,16 @@ from virtiofs_sandbox.policies.share import (
     SeccompAction,
     Share,
     Tier,
+    Unmapped,
 )
 from virtiofs_sandbox.policies.subtree import HiddenError, subtree
 
 SHARE = '[share]\nsource = "@/srv/data"\ntag = "data"\n'
-HERE = Path("/etc/x.toml")
 
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return World(tmp_path / "root", monkeypatch)
-
-
-def policy(
-    socket: Socket | None = None, said: tuple[str, ...] = (), persistent: bool | None = None, **share: Any
-) -> Policy:
-    made = Share(name="x", tag="x", **{"source": Path("/srv"), **share})
-    origins = {key: Origin(HERE, 1) for key in said}
-    return Policy(made, socket or Socket(Path("/run/x.sock")), HERE, origins, persistent=persistent)
 
 
 def test_without_arguments_a_policy_is_what_it_is() -> None:
@@ -121,26 +113,21 @@ def test_a_listener_of_the_caller_s_is_taken_where_the_policy_says_nothing_of_th
             narrow(policy(said=(key,)), Arguments(fd=3))
 
 
+def test_whom_files_belong_to_is_the_policys_to_say_where_it_says_it() -> None:
+    asked = Arguments(identity=Identity(map=IdMap.RANGE, first=100000, count=65536))
+    squashed = policy(said=("identity.map",), identity=Identity(map=IdMap.SQUASH))
+    assert narrow(squashed, asked)[0].identity == squashed.share.identity
+    silent = policy(identity=Identity(unmapped=Unmapped.SQUASH))
+    assert asked.identity is not None
+    assert narrow(silent, asked)[0].identity == dataclasses.replace(asked.identity, unmapped=Unmapped.SQUASH)
+
+
 def test_every_argument_that_widens_is_named() -> None:
     with pytest.raises(WideningError) as caught:
         narrow(policy(), Arguments(xattr=True, cache=CacheMode.ALWAYS, worker=Path("/bin/true")))
     assert [line.split()[0] for line in str(caught.value).splitlines()] == ["--cache", "--xattr", "--worker"]
 
 
-POLICIES = st.builds(
-    policy,
-    socket=st.builds(Socket, st.just(Path("/run/x")), st.integers(0, 0o777), st.none() | st.integers(0, 2)),
-    said=st.lists(
-        st.sampled_from(["share.socket.path", "share.socket.mode", "share.socket.group", "identity.map"])
-    ).map(tuple),
-    persistent=st.none() | st.booleans(),
-    access=st.sampled_from(Access),
-    cache=st.sampled_from(CacheMode),
-    writeback=st.booleans(),
-    xattr=st.booleans(),
-    sandbox=st.builds(Sandbox, minimum=st.sampled_from(Tier), seccomp=st.sampled_from(SeccompAction)),
-    identity=st.builds(Identity, map=st.none() | st.sampled_from(IdMap)),
-)
 ARGUMENTS = st.builds(
     Arguments,
     tag=st.none() | st.just("y"),
@@ -170,22 +157,9 @@ def test_no_combination_of_arguments_gives_more_than_the_policy(allowed: Policy,
         share, socket = narrow(allowed, arguments)
     except WideningError:
         return
-    before, order = allowed.share, list(CacheMode)
-    assert share.access is Access.READ_ONLY or before.access is Access.READ_WRITE
-    assert order.index(share.cache) <= order.index(before.cache)
-    assert share.writeback <= before.writeback
-    assert share.xattr <= before.xattr
-    assert share.sandbox.minimum.rank <= before.sandbox.minimum.rank
-    strictness = [SeccompAction.LOG, SeccompAction.ERRNO, SeccompAction.KILL]
-    assert strictness.index(share.sandbox.seccomp) >= strictness.index(before.sandbox.seccomp)
-    assert share.identity in (before.identity, arguments.identity)
-    assert share.identity == before.identity or "identity.map" not in allowed.origins
+    gives_no_more(allowed, share, socket)
     assert not (arguments.persistent and allowed.persistent is False)
-    assert not socket.mode & ~allowed.socket.mode
-    assert socket.group == allowed.socket.group
     assert arguments.worker is None
-    kept = {"name", "source", "queues", "children", "paths"}
-    assert {name: getattr(share, name) for name in kept} == {name: getattr(before, name) for name in kept}
 
 
 @given(POLICIES, ARGUMENTS)

@@ -74,6 +74,7 @@ def test_a_page_of_another_layout_is_none() -> None:
     with fixed_memory("page", STATISTICS_BYTES) as page:
         os.pwrite(page.fileno(), struct.pack("<QQ", MAGIC, 1), 0)
         assert read_statistics(page.fileno()) is None
+        assert read_oldest_start(page.fileno()) == 0
 
 
 def test_a_page_that_is_too_short_is_none() -> None:

@@ -6,13 +6,12 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.claims import PAGES
 from virtiofs_sandbox.ipc.exits import Ending
-from virtiofs_sandbox.ipc.stats import INDEXES, WORDS, Statistics, decode
+from virtiofs_sandbox.ipc.stats import INDEXES, WORDS, Ring, Statistics, decode
 from virtiofs_sandbox.supervisor.events import Event, WorkerEnded
 from virtiofs_sandbox.supervisor.tallies import Tallies, Tally
 
-U64 = st.integers(0, 2**64 - 1)
-PAGE = st.lists(U64, min_size=WORDS, max_size=WORDS)
 ENDED: dict[str, Any] = {"client": None, "ending": Ending(0, None), "expected": True}
 
 
@@ -36,14 +35,25 @@ def test_a_total_is_what_ended_workers_said_last_and_the_live_ones_say_now() -> 
     assert (tally.total([]).requests, tally.total([]).inodes) == (5, 0)
 
 
+def test_rings_hold_together_what_each_worker_holds_and_the_highest_is_that_of_one() -> None:
+    def ring(depth: int, highest: int) -> Statistics:
+        return decode([0] * 256 + [depth, highest, 1, 2] + [0] * (WORDS - 260))
+
+    tally = Tally()
+    tally.note(ended(ring(9, 9)))
+    assert tally.total([ring(2, 5), ring(3, 4)]).rings == {0: Ring(depth=5, highest=5, batches=3, answers=6)}
+
+
 def test_the_oldest_request_is_that_of_whichever_worker_has_been_at_it_longest() -> None:
     busy = [page(oldest_start=900), page(oldest_start=0), page(oldest_start=400)]
     assert Tally().total(busy).oldest_start == 400
     assert Tally().total([page(oldest_start=0)]).oldest_start == 0
 
 
-@given(st.lists(PAGE, min_size=1, max_size=3), PAGE)
-def test_no_counter_falls_when_a_worker_ends_whatever_it_claimed(pages: list[list[int]], last: list[int]) -> None:
+@given(st.lists(PAGES, min_size=1, max_size=3), PAGES)
+def test_no_counter_falls_when_a_worker_ends_whatever_it_claimed(
+    pages: list[tuple[int, ...]], last: tuple[int, ...]
+) -> None:
     tally = Tally()
     for words in pages:
         tally.note(ended(decode(words)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from virtiofs_sandbox.compat.machine import Seen, address_of, instance, seen
 from virtiofs_sandbox.policies.loader import load_directory
 from virtiofs_sandbox.policies.machines import Machine, apart
 from virtiofs_sandbox.policies.narrowing import Arguments, WideningError
+from virtiofs_sandbox.policies.places import default_directory
 from virtiofs_sandbox.policies.problems import PolicyError
 from virtiofs_sandbox.policies.share import Access, Identity, IdMap, Share, Tier, tag_of
 
@@ -163,11 +165,29 @@ def test_without_a_policy_the_caller_says_how_little_of_a_jail_will_do(world: Wo
     assert world.by_directory("srv/data", said).share.sandbox.minimum is Tier.USERNS
 
 
+def test_where_a_policy_is_required_the_argument_is_named_as_it_was_written(world: World) -> None:
+    world.write({"../defaults.toml": "[site]\nrequire_policy = true\n"})
+    said = Arguments(machine=Machine(), fd=3, spelling={"DIR": "-o source"})
+    with pytest.raises(WideningError, match=r"^-o source would widen the site's settings: "):
+        world.by_directory("srv/other", said)
+
+
 def test_a_share_without_a_tag_has_its_directorys_name(world: World) -> None:
     assert world.by_directory("srv/other", Arguments(machine=Machine(), fd=3)).share.tag == "other"
     for name in ("x" * 40, "ü" * 30, "a\nb", "\udcff"):
         assert Share("x", Path("/"), tag_of(Path("/srv") / name)).tag
     assert tag_of(Path("/")) == "root"
+
+
+def test_a_pods_user_without_account_and_home_has_no_policies(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000650000)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert default_directory() == Path("/.config/virtiofs-sandbox/shares.d")
 
 
 SUBUID = Identity(map=IdMap.RANGE, first=165536, count=65536)

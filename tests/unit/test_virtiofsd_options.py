@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.unit.narrowed import POLICIES, gives_no_more
 from virtiofs_sandbox.compat import command
 from virtiofs_sandbox.compat.meaning import Caller, Meaning
 from virtiofs_sandbox.compat.options import OPTIONS, Outcome
 from virtiofs_sandbox.compat.parsing import UsageError, items, parse
 from virtiofs_sandbox.compat.recognition import is_virtiofsd
 from virtiofs_sandbox.policies.machines import Machine
-from virtiofs_sandbox.policies.narrowing import CHOOSING, OF_VIRTIOFSD, ROWS, Arguments
+from virtiofs_sandbox.policies.narrowing import CHOOSING, OF_VIRTIOFSD, ROWS, Arguments, WideningError, narrow
+from virtiofs_sandbox.policies.policy import Policy
 from virtiofs_sandbox.policies.share import CacheMode, LogLevel, SeccompAction, ShareError, Tier
 
 ROOT_CALLER, USER = Caller(0, 0, maps_all=True), Caller(1002, 1002, maps_all=False)
@@ -215,6 +217,11 @@ def test_the_last_of_several_counts_and_the_old_list_after_everything() -> None:
         arguments_of("--shared-dir=/x", "--cache=never", "--cache=always", "--shared-dir=/").cache is CacheMode.ALWAYS
     )
     assert arguments_of("-o", "source=/,cache=none", "--cache=always").cache is CacheMode.NEVER
+    assert settled(["--inode-file-handles=mandatory", "--inode-file-handles=never"]).refusals == []
+    assert settled(["--seccomp=none", "--seccomp=kill"]).warnings == []
+    assert settled(["--modcaps=-chown", "--modcaps=-mknod"]).dropped == 1 << 27
+    with pytest.raises(UsageError, match="--cache sometimes"):
+        parse(["--cache=sometimes", "--cache=never"])
 
 
 @pytest.mark.parametrize(
@@ -296,6 +303,25 @@ def test_capabilities_are_told_before_anything_is_loaded() -> None:
     assert ours <= {
         f"virtiofs_sandbox.{name}" for name in ("cli", "cli.main", "cli.text", "compat", "compat.recognition")
     }
+
+
+# By far the most of what may be said together, each option with a value that it takes.
+SAID = st.lists(
+    st.sampled_from(
+        [name if value is None else f"{name}={value}" for name, value, _ in CASES if name not in ("-h", "-V")]
+        + [f"-o{item}" for item in LEGACY]
+    ),
+    max_size=5,
+)
+
+
+@given(POLICIES, SAID, st.sampled_from([ROOT_CALLER, USER]))
+def test_no_command_line_gives_more_than_the_policy(allowed: Policy, said: list[str], caller: Caller) -> None:
+    try:
+        share, socket = narrow(allowed, arguments_of("--shared-dir=/", *said, caller=caller))
+    except (UsageError, command.RefusedError, WideningError):
+        return
+    gives_no_more(allowed, share, socket)
 
 
 VALUES = st.sampled_from([value for values in STOCK.values() for value in values if value is not None]) | st.text()

@@ -3,10 +3,13 @@
 
 mod support;
 
+use std::time::{Duration, Instant};
+
 use support::guest::{kick, Guest};
 use support::monitor::{u32s, Events, Monitor};
-use support::Worker;
+use support::{memfd, Inheritance, Worker, LIMIT};
 use virtiofs_worker::fuse::Opcode;
+use virtiofs_worker::ipc::Kind;
 use virtiofs_worker::limit::Class;
 use virtiofs_worker::stats::{
     Counter, BUCKETS, ERRNOS, ERRORS_BY_CLASS, LATENCY_BY_CLASS, NANOSECONDS_BY_OPCODE, RINGS,
@@ -24,7 +27,17 @@ struct Serving {
 impl Serving {
     /// A worker whose guest has sent INIT.
     fn new() -> Self {
-        let (worker, monitor) = Worker::serving();
+        Self::under("null")
+    }
+
+    /// With these limits, as the configuration has them.
+    fn under(limits: &str) -> Self {
+        let mut inheritance = Inheritance::new(1);
+        let document = support::document(1).replace(r#""limits":null"#, &format!(r#""limits":{limits}"#));
+        inheritance.replace(4, Some(memfd(document.as_bytes(), true)));
+        let worker = inheritance.start();
+        assert_eq!(worker.hear().kind, Kind::Ready);
+        let monitor = worker.connect();
         let guest = Guest::new();
         let events = monitor.set_up(&guest);
         let serving = Self { worker, guest, events, _monitor: monitor };
@@ -35,6 +48,11 @@ impl Serving {
     /// Makes all of *requests*, on the root, available at once, and waits until all have come back.
     fn carry_out(&self, requests: &[(u32, &[u8])]) {
         let before = self.guest.used_index(1);
+        self.post(requests);
+        self.guest.wait_used(1, before.wrapping_add(requests.len() as u16));
+    }
+
+    fn post(&self, requests: &[(u32, &[u8])]) {
         for (opcode, body) in requests {
             let mut request = u32s(&[40 + body.len() as u32, *opcode, 1, 0]);
             request.extend(ROOT.to_le_bytes());
@@ -43,7 +61,6 @@ impl Serving {
             self.guest.ask(1, &request, 0x1100);
         }
         kick(&self.events.kick);
-        self.guest.wait_used(1, before.wrapping_add(requests.len() as u16));
     }
 
     fn latencies(&self, class: Class) -> Vec<u64> {
@@ -104,4 +121,19 @@ fn a_ring_tells_its_depth_its_batches_and_what_was_in_them() {
     serving.carry_out(&[getattr; 2]);
     let [now, highest, _, given_back] = serving.ring();
     assert_eq!((now, highest, given_back), (0, 6, 3 + 6 * rounds), "the highest stays");
+}
+
+#[test]
+fn what_a_limit_holds_back_is_in_the_depth_and_not_in_the_time_that_requests_took() {
+    let rates = r#""read":null,"write":null,"read_ops":null,"write_ops":null,"metadata_ops":1"#;
+    let serving = Serving::under(&format!(r#"{{{rates},"burst_ms":1,"max_delay_ms":60000}}"#));
+    let getattr: (u32, &[u8]) = (Opcode::Getattr as u32, &[0; 16]);
+    serving.post(&[getattr; 4]);
+    let start = Instant::now();
+    while serving.ring()[0] != 2 {
+        assert!(start.elapsed() < LIMIT, "{:?}", serving.ring());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let took = serving.worker.word(NANOSECONDS_BY_OPCODE + Opcode::Getattr as usize);
+    assert!(took < 900_000_000, "{took} ns, of which a second was waiting");
 }
