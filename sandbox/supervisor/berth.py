@@ -70,18 +70,21 @@ class Berth:
     def name(self) -> str:
         return self.policy.name
 
-    async def start(self) -> None:
-        """Tries to get into service. Afterwards it is, or it has failed and is tried again later."""
-        await self._in_background(self._start())
+    async def start(self, policy: Policy) -> str | None:
+        """Tries to get into service by *policy*. Afterwards it is there, or it has failed, for the reason that is
+        returned, and is tried again later.
+        """
+        async with self._turn:
+            return await self._start_by(policy)
 
     async def change(self, policy: Policy, *, now: bool) -> Changed | str:
-        """Goes by *policy* from now on, as far as it can while clients stay, or *now*; starts what is not in service.
+        """Goes by *policy* from now on, as far as it can while clients stay, or *now*.
 
         Returns what changed, or why nothing did.
         """
         async with self._turn:
             if self.active is None:
-                return await self._start_by(policy)
+                return "it has ended meanwhile"
             outcome = await self.active.reloader.reload(
                 lambda: (policy.share, self._ground.plan(policy.share)), now=now
             )
@@ -142,18 +145,19 @@ class Berth:
 
     # Getting into service.
 
-    async def _start(self) -> None:
+    async def _retry(self) -> None:
         async with self._turn:
             if self.active is None and not self._closing:
                 await self._try()
 
-    async def _start_by(self, policy: Policy) -> Changed | str:
-        self._cancel_timer()
+    async def _start_by(self, policy: Policy) -> str | None:
+        if self.active is not None:
+            return None
         self._backoff = Backoff(self._common.timing.retry)
         self.policy = policy
         self._told = None
         await self._in_background(self._try())
-        return self.reason or "stopped meanwhile" if self.active is None else Changed(("started",), (), ())
+        return None if self.active is not None else self.reason or "stopped meanwhile"
 
     async def _try(self) -> None:
         self._cancel_timer()
@@ -187,7 +191,7 @@ class Berth:
         self._common.sink(ShareFailed(self.name, reason, delay, repeated=reason == self._told))
         self._told = reason
         if not self._closing:
-            self._timer = self._loop.call_later(delay, lambda: self._begin(self._start()))
+            self._timer = self._loop.call_later(delay, lambda: self._begin(self._retry()))
 
     # Changing and leaving.
 

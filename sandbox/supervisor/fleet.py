@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,7 +94,7 @@ class Fleet:
         async with self._turn:
             wanted = await self._read(None)
             self._note_broken(wanted, self._berths)
-            await self._add(wanted.policies.values())
+            await self._start(wanted.policies.values())
         failed = sum(berth.active is None for berth in self._berths.values()) + len(self._broken)
         self._common.sink(InService(ALL, len(self.shares), failed, self._directory))
 
@@ -211,20 +211,19 @@ class Fleet:
         for name, reason in wanted.broken.items():
             told.add(name, reason)
         concerned = sorted(self._berths if only is None else self._berths.keys() & {only})
-        for name in concerned:
-            if name not in wanted.policies and name not in self._removed:
-                await self._remove(name, told, now=now)
-        changed = [name for name in concerned if name in wanted.policies and name not in wanted.broken]
+        gone = [name for name in concerned if name not in wanted.policies and name not in self._removed]
+        for name, removed in zip(gone, await self._remove(gone, now=now), strict=True):
+            told.add(name, removed)
+        known = [name for name in concerned if name in wanted.policies and name not in wanted.broken]
+        self._removed.difference_update(known)
         # A socket may take the place of one that moves away only after it.
-        for name in self._in_order_of_sockets(changed, wanted.policies):
-            self._removed.discard(name)
-            told.add(name, await self._berths[name].change(wanted.policies[name], now=now))
+        for name in self._in_order_of_sockets(known, wanted.policies):
+            if self._berths[name].active is not None:
+                told.add(name, await self._berths[name].change(wanted.policies[name], now=now))
+        out = [wanted.policies[name] for name in known if self._berths[name].active is None]
         new = [policy for name, policy in wanted.policies.items() if name not in self._berths]
-        await self._add(new)
-        for policy in new:
-            berth = self._berths.get(policy.name)
-            if berth is not None:
-                told.add(policy.name, Changed(("added",), (), ()) if berth.active else str(berth.reason))
+        for name, outcome in (await self._start([*out, *new])).items():
+            told.add(name, outcome)
         return told
 
     def _in_order_of_sockets(self, names: Iterable[str], policies: Mapping[str, Policy]) -> list[str]:
@@ -246,22 +245,32 @@ class Fleet:
         for name, reason in wanted.broken.items():
             self._common.sink(PolicyBroken(name, reason, name in in_service))
 
-    async def _add(self, policies: Iterable[Policy]) -> None:
+    async def _start(self, policies: Iterable[Policy]) -> dict[str, Changed | str]:
+        """Starts shares, in a berth that is there or a new one: a few at a time, so that none waits for all."""
         gate = asyncio.Semaphore(_AT_ONCE)
+        outcomes: dict[str, Changed | str] = {}
 
-        async def start(berth: Berth) -> None:
+        async def start(policy: Policy) -> None:
+            berth = self._berths.get(policy.name)
+            if berth is None:
+                berth = Berth(policy, self._common, self._ground, vacant=self._vacant)
+                self._berths[policy.name] = berth
+                said = "added"
+            else:
+                said = "started"
             async with gate:
                 if not self._closing:
-                    await berth.start()
+                    reason = await berth.start(policy)
+                    outcomes[policy.name] = Changed((said,), (), ()) if reason is None else reason
 
-        berths = [Berth(policy, self._common, self._ground, vacant=self._vacant) for policy in policies]
-        self._berths |= {berth.name: berth for berth in berths}
-        await asyncio.gather(*map(start, berths))
+        await asyncio.gather(*map(start, policies))
+        return dict(sorted(outcomes.items()))
 
-    async def _remove(self, name: str, told: _Told, *, now: bool) -> None:
-        self._removed.add(name)
-        stay = await self._berths[name].leave("its policy is gone", now=now)
-        told.add(name, Changed(("removed",), tuple(f"it ends when {client} has left" for client in stay), ()))
+    async def _remove(self, names: Sequence[str], *, now: bool) -> list[Changed]:
+        """All at the same time: with *now* each may take its grace."""
+        self._removed.update(names)
+        stay = await asyncio.gather(*(self._berths[name].leave("its policy is gone", now=now) for name in names))
+        return [Changed(("removed",), tuple(f"it ends when {client} has left" for client in one), ()) for one in stay]
 
     def _vacant(self, berth: Berth) -> None:
         if berth.name in self._removed:

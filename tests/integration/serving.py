@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
+
+from virtiofs_sandbox.cli.asking import ask
+from virtiofs_sandbox.ipc.requests import Listing, ListShares, Standing
+from virtiofs_sandbox.policies.places import serve_socket
 
 from tests.integration.running import PROGRAMS, ROOT, Caller, Process
 
@@ -63,9 +67,8 @@ class Serving(Process):
 
     def ready(self) -> Self:
         """Waits until every share was tried."""
-        self.until(
-            lambda: " in service" in self.log.read_text() or "waiting for a reload" in self.log.read_text(), "start"
-        )
+        told = re.compile(r" share\(s\) of | waiting for a reload")
+        self.until(lambda: told.search(self.log.read_text()) is not None, "start")
         return self
 
     def ask(self, command: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -84,13 +87,17 @@ class Serving(Process):
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout.splitlines()
 
-    def standings(self) -> dict[str, Any]:
-        done = self.ask("status", "--json")
-        assert (done.returncode, done.stderr) == (0, "")
-        return {share["share"]: share for share in json.loads(done.stdout)["shares"]}
+    def standings(self) -> dict[str, Standing]:
+        """Asked for as `status` does, without the time that a command takes to start."""
+        listing = ask(serve_socket(self.control), ListShares(), Listing)
+        return {share.share: share for share in listing.shares}
 
     def states(self) -> dict[str, str]:
-        return {name: share["state"] for name, share in self.standings().items()}
+        return {name: share.state for name, share in self.standings().items()}
+
+    def reason(self, name: str) -> str:
+        """Why a share is not in service, or will not stay so; empty when there is nothing to say."""
+        return self.standings()[name].reason or ""
 
     def client(self, name: str) -> Caller:
         """A monitor that is served by the share of this name."""

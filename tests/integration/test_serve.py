@@ -75,11 +75,10 @@ def test_what_cannot_start_holds_up_nothing_and_is_tried_again(policies: Policie
             assert serving.states() == {"broken": "failed", "early": "warm", "late": "failed", "taken": "failed"}
             serving.logged("1 share(s) of ")
             serving.logged("late: not in service: share directory ")
-            reasons = {name: share["reason"] for name, share in serving.standings().items()}
-            assert "late: No such file or directory" in reasons["late"]
-            assert "another process listens on it" in reasons["taken"]
-            assert "share.source" in reasons["broken"]
-            assert reasons["early"] is None
+            assert "late: No such file or directory" in serving.reason("late")
+            assert "another process listens on it" in serving.reason("taken")
+            assert "share.source" in serving.reason("broken")
+            assert serving.reason("early") == ""
             early = serving.client("early")
             refused = serving.ask("limit", "late", "read=1MiB/s")
             assert (refused.returncode, refused.stdout) == (1, "")
@@ -134,8 +133,8 @@ def test_a_client_of_a_stopped_share_stays_until_it_leaves(three: Serving) -> No
     assert said == ["accepts nobody any more", f"stops when pid {os.getpid()} (uid {os.geteuid()}) has left"]
     assert not (three.place / "one.sock").exists()
     standing = three.standings()["one"]
-    assert (standing["state"], standing["socket"]) == ("serving", None)
-    assert standing["reason"].startswith("stopped by pid ")
+    assert (standing.state, standing.socket) == ("serving", None)
+    assert three.reason("one").startswith("stopped by pid ")
     assert caller.served()
     caller.close()
     three.until(lambda: three.states()["one"] == "stopped", "end with its client")
@@ -153,7 +152,7 @@ def test_a_client_of_a_share_that_is_stopped_now_loses_its_connection(three: Ser
 def test_restart_gives_the_next_client_a_new_worker_and_with_now_this_one_too(three: Serving) -> None:
     three.said("restart", "one")
     three.until(lambda: three.states()["one"] == "warm", "launch another")
-    assert three.standings()["one"]["generation"] == 2
+    assert three.standings()["one"].generation == 2
     caller = three.client("one")
     said = three.said("restart", "one")
     assert said[1] == f"pid {os.getpid()} (uid {os.geteuid()}) keeps its worker until it leaves"
@@ -163,7 +162,7 @@ def test_restart_gives_the_next_client_a_new_worker_and_with_now_this_one_too(th
     again = three.client("one")
     standing = three.standings()["one"]
     # Nothing has failed.
-    assert (standing["generation"] > 2, standing["restarts"]) == (True, 0)
+    assert (standing.generation > 2, standing.restarts) == (True, 0)
     assert again.served()
 
 
@@ -188,7 +187,7 @@ def test_a_killed_worker_takes_down_nobody_else(policies: Policies) -> None:
         os.kill(int(keeper[1]), signal.SIGKILL)
         assert caller.closed()
         serving.until(lambda: serving.states() == {"one": "warm", "two": "serving"}, "launch another")
-        assert [share["restarts"] for share in serving.standings().values()] == [1, 0]
+        assert [share.restarts for share in serving.standings().values()] == [1, 0]
         assert other.served()
 
 
@@ -225,7 +224,7 @@ def test_stop_is_one_grace_for_all_and_a_second_signal_does_not_wait_for_it(thre
         if process_name(pid) == WORKER:
             os.kill(pid, signal.SIGSTOP)
     three.process.send_signal(signal.SIGTERM)
-    three.logged("serve: stopping on SIGTERM")
+    three.logged("stopping on SIGTERM")
     three.process.send_signal(signal.SIGTERM)
     assert three.process.wait(4) == 0
     assert all(caller.closed() for caller in callers)

@@ -149,8 +149,8 @@ def test_a_passed_socket_that_lets_in_more_than_the_policy_says_is_refused(manag
     with manager.start() as serving:
         serving.ready()
         assert serving.states() == {"fine": "warm", "wide": "failed"}
-        assert "its mode is 0666, and " in serving.standings()["wide"]["reason"]
-        assert "say SocketMode=0600" in serving.standings()["wide"]["reason"]
+        assert "its mode is 0666, and " in serving.reason("wide")
+        assert "say SocketMode=0600" in serving.reason("wide")
         (manager.place / "wide.sock").chmod(0o600)
         serving.until(lambda: serving.states()["wide"] == "warm", "look again")
 

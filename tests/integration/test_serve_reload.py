@@ -61,10 +61,10 @@ def test_a_client_of_a_removed_share_stays_until_it_leaves_and_the_share_may_com
     later = f"takes effect when the client leaves: one: it ends when {ME} has left"
     assert serving.said("reload") == ["one: removed", later]
     assert not (policies.place / "one.sock").exists()
-    assert serving.standings()["one"]["reason"] == "its policy is gone"
+    assert serving.reason("one") == "its policy is gone"
     policies.put("one", HIDDEN)
     assert serving.said("reload") == ["one: paths.hide gains 'secret'", "one: accepting connections again"]
-    assert serving.standings()["one"]["reason"] is None
+    assert serving.reason("one") == ""
     assert caller.served()
     policies.remove("one")
     serving.said("reload", "one")
@@ -105,10 +105,10 @@ def test_what_needs_a_new_jail_waits_for_the_client_without_now(serving: Serving
         "takes effect when the client leaves: cache auto -> never",
     ]
     assert caller.served()
-    assert serving.standings()["one"]["generation"] == 1
+    assert serving.standings()["one"].generation == 1
     caller.close()
     serving.until(lambda: serving.states()["one"] == "warm", "launch another")
-    assert serving.standings()["one"]["tag"] == "other"
+    assert serving.standings()["one"].tag == "other"
 
 
 def test_a_broken_file_loses_nothing_and_takes_nobody_with_it(serving: Serving, policies: Policies) -> None:
@@ -124,19 +124,19 @@ def test_a_broken_file_loses_nothing_and_takes_nobody_with_it(serving: Serving, 
         "three",
     ]
     standings = serving.standings()
-    assert {name: share["state"] for name, share in standings.items()} == {
+    assert {name: share.state for name, share in standings.items()} == {
         "one": "serving",
         "three": "failed",
         "two": "warm",
     }
-    assert standings["one"]["reason"].startswith("served by what its policy said before this mistake: ")
+    assert serving.reason("one").startswith("served by what its policy said before this mistake: ")
     assert caller.served()
     assert serving.ask("reload", "one").returncode == 1
     serving.logged("sourc: unknown key")
     policies.put("one", HIDDEN)
     policies.remove("three")
     assert serving.said("reload") == ["one: paths.hide gains 'secret'"]
-    assert serving.standings()["one"]["reason"] is None
+    assert serving.reason("one") == ""
 
 
 def test_a_policy_that_contradicts_one_in_service_is_refused_and_that_one_stays(
@@ -195,7 +195,7 @@ def test_a_socket_may_take_the_place_of_one_that_moves_away(serving: Serving, po
     policies.put("one", socket=f'"{policies.place}/two.sock"')
     policies.put("two", socket=f'"{policies.place}/three.sock"')
     serving.said("reload")
-    sockets = {name: share["socket"] for name, share in serving.standings().items()}
+    sockets = {name: share.socket for name, share in serving.standings().items()}
     assert sockets == {"one": f"{policies.place}/two.sock", "two": f"{policies.place}/three.sock"}
     assert serving.client("two")
 
