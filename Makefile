@@ -18,6 +18,7 @@ help:
 	@echo "make lint        ruff, mypy, rustfmt, clippy"
 	@echo "make docs        the pages that are made from the code"
 	@echo "make bench       figures: connect to INIT, memory, speed beside stock virtiofsd"
+	@echo "make figures     what a supervisor of 1, 50 and 200 shares takes at rest"
 	@echo "make soak        200 shares under one serve for ten minutes, and everything that can happen to them (SECONDS=, SEED=)"
 	@echo "make fresh       the demo in an empty Debian 12, from the last commit"
 	@echo "make fuzz        each parser of the worker under libFuzzer for a minute"
@@ -121,6 +122,11 @@ clean:
 bench: build peer
 	cargo build --quiet --locked --release --package vhost-load
 	$(BIN)/python -m tests.bench.run
+
+# The table of docs/figures.md.
+.PHONY: figures
+figures: build
+	$(BIN)/python -m tests.bench.rest
 
 # SECONDS, SHARES and SEED may be set; the seed of a run is printed first.
 .PHONY: soak

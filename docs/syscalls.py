@@ -47,9 +47,10 @@ _STOCK = """
 ## A stock virtiofsd
 
 Where `worker.program` serves ([stock-virtiofsd.md](stock-virtiofsd.md)), one program lasts from exec to the end, from
-`sandbox/confine/stockcalls.py`. virtiofsd loads its own over it. accept4 is not carried out: it waits for the supervisor,
-which answers it once, with the client's connection, and ENOSYS is the answer from then on. What is refused is refused by
-errno, also where the audit records cannot be read: nothing in that jail would report it.
+`sandbox/confine/stockcalls.py`. virtiofsd loads its own over it. accept4 is not carried out: it waits for the
+supervisor, which answers it once, with the client's connection, and ENOSYS is the answer from then on. What is refused
+is refused by errno, also where the audit records cannot be read: nothing in that jail would report it. Beside clone3,
+seccomp with the flag for a listener is refused without a record (EINVAL): libseccomp asks for every flag there is.
 """
 
 
@@ -81,8 +82,8 @@ def _parts() -> Iterator[str]:
     yield "\n## Deadly\n\nIn both stages: " + ", ".join(f"`{name}`" for name in calls.KILLED) + ".\n"
     yield "\nOnce started: " + ", ".join(f"`{name}`" for name in calls.KILLED_LATER) + ".\n"
     needed = [name for name in calls.KILLED if name not in stockcalls.DEADLY]
-    yield f"\nNot deadly to a stock virtiofsd: {', '.join(f'`{name}`' for name in needed)}. Beyond the forms above they "
-    yield "are refused.\n"
+    yield f"\nNot deadly to a stock virtiofsd: {', '.join(f'`{name}`' for name in needed)}. "
+    yield "Beyond the forms above they are refused.\n"
 
 
 def _plain_table(table: Iterable[Call]) -> str:

@@ -217,7 +217,8 @@ class Standing(_Document, frozen=True, tag_field="reply", tag="status"):
     *generation*, *client* and *state* are those of the first worker that serves, or of the one that will serve next.
     *clients* are all that are served, at most *max_clients*; *counters* what their workers claim, together. *restarts*
     counts workers that failed and were replaced. *rules_left_out*: so many did not fit. *reason*: why it is not in
-    service, or will not stay so. *tag* and *tier* are None of a policy that was never read.
+    service, or will not stay so. *tag* and *tier* are None of a policy that was never read. *program* is what serves in
+    the place of our own worker.
     """
 
     share: str
@@ -237,6 +238,7 @@ class Standing(_Document, frozen=True, tag_field="reply", tag="status"):
     reason: str | None = None
     clients: tuple[Held, ...] = ()
     max_clients: Count = 1
+    program: str | None = None
 
 
 class LogLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

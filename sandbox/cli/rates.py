@@ -83,11 +83,14 @@ def quantile(counts: Sequence[int], share: float) -> float | None:
     wanted = share * sum(counts)
     if wanted <= 0:
         return None
-    for place, count in enumerate(counts):
-        if count >= wanted:
+    places = [place for place, count in enumerate(counts) if count]
+    for place in places:
+        count = counts[place]
+        # Claims may be beyond what a float counts exactly: what is left over then is the last bucket's.
+        if count >= wanted or place == places[-1]:
             if place >= len(BUCKET_BOUNDS):
                 return BUCKET_BOUNDS[-1]
             low = BUCKET_BOUNDS[place - 1] if place else 0.0
-            return low + (BUCKET_BOUNDS[place] - low) * wanted / count
+            return low + (BUCKET_BOUNDS[place] - low) * min(1.0, wanted / count)
         wanted -= count
-    return BUCKET_BOUNDS[-1]
+    return None

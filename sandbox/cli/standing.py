@@ -77,9 +77,16 @@ def text(share: Standing) -> str:
         ("restarts", str(share.restarts)),
         ("path rules", f"{len(share.rules) + share.rules_left_out}, {by_mount} held by a mount too"),
         *((f"  {'mount too' if rule.mount else 'worker'}", repr(rule.pattern)) for rule in share.rules),
-        ("counters", ", ".join(f"{name} {count}" for name, count in share.counters.items()) or "no worker is up"),
+        *([] if share.program is None else [("program", share.program)]),
+        ("counters", _counters(share)),
     ]
     return "\n".join([share.share, *(hanging(f"  {label}", said, _LABEL) for label, said in lines)])
+
+
+def _counters(share: Standing) -> str:
+    if share.program is not None:
+        return "none: it is not our own worker"
+    return ", ".join(f"{name} {count}" for name, count in share.counters.items()) or "no worker is up"
 
 
 def _clients(share: Standing) -> list[tuple[str, str]]:

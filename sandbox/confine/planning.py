@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from virtiofs_sandbox.cgroups import planning as control
-from virtiofs_sandbox.confine import capabilities, identity, ids, landlock, mountplan, seccomp, tiers
+from virtiofs_sandbox.confine import capabilities, identity, ids, landlock, mountplan, seccomp, stockcalls, tiers
 from virtiofs_sandbox.confine.host import HostProbe
 from virtiofs_sandbox.confine.plan import LaunchPlan
 from virtiofs_sandbox.confine.tiers import CannotConfineError
@@ -95,7 +95,7 @@ def prepare(share: Share, host: HostProbe, *, worker: Path | None, end_with_supe
             else seccomp.stock_program(exec_key, needs, seccomp.refusal(share.sandbox.seccomp, recorded=True))
         ),
         seccomp_flags=seccomp.FLAGS,
-        seccomp_unlogged=seccomp.unlogged_program(),
+        seccomp_unlogged=seccomp.unlogged_program((stockcalls.UNKNOWN,) if program else ()),
         exec_key=exec_key,
         filters=seccomp.role_programs(needs, refusal) if program is None else None,
         attributes=attributes,

@@ -91,9 +91,12 @@ def role_programs(needs: Needs = EVERYTHING, refusal: Refusal = Refusal.ERRNO) -
     return RoleFilters(**programs)
 
 
-def stock_program(key: int, needs: Needs = EVERYTHING, refusal: Refusal = Refusal.ERRNO) -> bytes:
-    """The program of a jail in which a stock virtiofsd serves; there is no second stage."""
-    return _compiled((*stockcalls.allowed(needs), calls.execveat(key)), stockcalls.DEADLY, refusal)
+def stock_program(
+    key: int, needs: Needs = EVERYTHING, refusal: Refusal = Refusal.ERRNO, *, besides: tuple[Call, ...] = ()
+) -> bytes:
+    """The program of a jail in which a stock virtiofsd serves; there is no second stage. *besides*: allowed too."""
+    allowed = calls.merged((*stockcalls.allowed(needs), *besides, calls.execveat(key)))
+    return _compiled(allowed, stockcalls.DEADLY, refusal)
 
 
 def waiting_program() -> bytes:
@@ -107,8 +110,9 @@ def waiting_program() -> bytes:
 
 
 @functools.lru_cache(maxsize=1)
-def unlogged_program() -> bytes:
-    """The program for refusals that are no news: it is loaded beside the other one, without FLAGS.
+def unlogged_program(besides: tuple[Call, ...] = ()) -> bytes:
+    """The program for refusals that are no news: it is loaded beside the other one, without FLAGS. *besides*, which
+    have forms, it refuses as a kernel does that does not know them.
 
     The flags of clone3 are behind a pointer, where no filter sees them. Refused with ENOSYS, the C library takes clone
     instead; it tries anew for every thread, and a log record of each would drown the ones that matter.
@@ -118,6 +122,9 @@ def unlogged_program() -> bytes:
     compiled = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
     compiled.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
     compiled.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
+    for call in besides:
+        for form in call.forms:
+            compiled.add_rule(pyseccomp.ERRNO(errno.EINVAL), call.name, *map(_condition, form))
     return _exported(compiled)
 
 

@@ -45,10 +45,13 @@ from virtiofs_sandbox.confine.calls import (
 WAITING = 3
 # The bits of mmap's flags that say what kind a mapping is.
 _MAP_TYPE = 0xF
+# Where the C library keeps random numbers, from Linux 6.11 on.
+_MAP_DROPPABLE = 8
 CLONE_FS = 0x200
 _F_DUPFD, _F_GETFD, _F_SETFD = 0, 1, 2
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_GET_SECUREBITS, _PR_SET_NO_NEW_PRIVS, _PR_GET_NO_NEW_PRIVS = 23, 24, 27, 38, 39
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_IS_SET = 47, 1
+_NEW_LISTENER, _GET_NOTIF_SIZES = 8, 3
 _NOT_EXECUTABLE = Where(2, 0, PROT_EXEC)
 _KEPT = Where(0, INT)
 
@@ -72,9 +75,12 @@ _ALWAYS = (
     Call("mremap", "heap", ((Where(3, MREMAP_MAYMOVE, WORD), Where(1, 0, WORD, differs=True)),)),
     Call(
         "mmap",
-        "heap, stacks, guest memory, the dirty log; executable only from a file, and not writable then",
+        "heap, stacks, guest memory, the dirty log; never shared without a file; executable only from a file, and not "
+        "writable then",
         (
-            (_NOT_EXECUTABLE,),
+            (_NOT_EXECUTABLE, Where(3, MAP_PRIVATE, _MAP_TYPE)),
+            (_NOT_EXECUTABLE, Where(3, _MAP_DROPPABLE, _MAP_TYPE)),
+            (_NOT_EXECUTABLE, Where(3, 0, MAP_ANONYMOUS)),
             (Where(2, PROT_READ | PROT_EXEC, WORD), Where(3, MAP_PRIVATE, _MAP_TYPE | MAP_ANONYMOUS)),
         ),
     ),
@@ -210,6 +216,15 @@ GROUPS = (
 # Deadly for ours, and what this program cannot do without: with other arguments than the listed ones they are refused.
 _NEEDED = frozenset({"capset", "setresuid", "setresgid", "setgroups", "unshare"})
 DEADLY = tuple(name for name in KILLED if name not in _NEEDED)
+
+
+# Refused without a record by a program of their own, as the C library's clone3 is: libseccomp asks for every flag that
+# there is, to see whether the kernel knows it. One that answers calls by another process is nobody's in here.
+UNKNOWN = Call(
+    "seccomp",
+    "asking whether there may be a listener",
+    ((Where(1, _NEW_LISTENER, _NEW_LISTENER),), (Where(0, _GET_NOTIF_SIZES),)),
+)
 
 
 def allowed(needs: Needs) -> tuple[Call, ...]:

@@ -96,6 +96,7 @@ class ShareAnswers:
                 if held.peer is not None
             ),
             max_clients=terms.share.max_clients,
+            program=None if terms.share.program is None else words(shown(terms.share.program.path)),
             since=self._service.since(slot),
             restarts=self._service.restarts,
             rules=shown_rules,

@@ -28,7 +28,7 @@ FOLLOWERS = 4
 _GATHER_SECONDS = 0.05
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there are thousands
 class _Kept:
     sequence: int
     rank: int

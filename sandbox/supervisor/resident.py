@@ -13,6 +13,7 @@ from virtiofs_sandbox.ipc.requests import Done, Reloaded, RequestError, Standing
 from virtiofs_sandbox.policies.places import group_directory
 from virtiofs_sandbox.policies.share import Share, ShareError
 from virtiofs_sandbox.policies.values import MetricsAddress
+from virtiofs_sandbox.supervisor import footprint
 from virtiofs_sandbox.supervisor.active import ActiveShare, Common
 from virtiofs_sandbox.supervisor.clients import Peer
 from virtiofs_sandbox.supervisor.control import ControlSocket
@@ -114,6 +115,7 @@ async def run_share(
                         scraped = answer_scrapes(metrics, lambda: (active,), share.name, tell)
                     active.listen(listener)
                     manager.ready()
+                    footprint.settle()
                     await reload_until(wait, wishes, lambda: _reload(active, manager))
             sink(_farewell(share.name, wait.result(), timing))
         finally:

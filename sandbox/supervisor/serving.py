@@ -11,6 +11,7 @@ from pathlib import Path
 from virtiofs_sandbox.ipc.requests import RequestError
 from virtiofs_sandbox.policies.places import group_directory
 from virtiofs_sandbox.policies.values import MetricsAddress
+from virtiofs_sandbox.supervisor import footprint
 from virtiofs_sandbox.supervisor.activation import PassedSockets
 from virtiofs_sandbox.supervisor.active import Common
 from virtiofs_sandbox.supervisor.berth import Ground
@@ -102,6 +103,7 @@ async def run_fleet(
                     for one in passed.unclaimed(fleet.policies):
                         tell(SocketUnclaimed(ALL, one.name, one.address))
                     manager.ready()
+                    footprint.settle()
                     await reload_until(wait, wishes, lambda: _reload_all(fleet, manager))
             sink(Stopping(ALL, wait.result(), timing.stop_grace))
         finally:

@@ -37,7 +37,8 @@ class Tally:
     refused: int = 0
     refused_calls: int = 0
     refused_accesses: int = 0
-    _ended: list[int] = field(default_factory=lambda: [0] * WORDS)
+    # Empty until a worker has ended: most of hundreds of shares are at rest.
+    _ended: list[int] = field(default_factory=list)
 
     def note(self, event: Event) -> None:
         match event:
@@ -50,13 +51,14 @@ class Tally:
             case AccessRefused():
                 self.refused_accesses += 1
             case WorkerEnded() if event.statistics is not None:
+                self._ended = self._ended or [0] * WORDS
                 self._add(self._ended, event.statistics)
 
     def total(self, live: Iterable[Statistics]) -> Statistics:
         """Counters over all workers, *live* being the claims of those that are up. What is of the moment (inodes,
         descriptors, depths) is that of the live ones: together, or the oldest, the highest.
         """
-        words = list(self._ended)
+        words = list(self._ended) or [0] * WORDS
         for one in live:
             self._add(words, one)
             for word in (*_HOLDINGS, *_DEPTHS):

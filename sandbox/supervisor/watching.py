@@ -1,9 +1,8 @@
 """Workers that hang with a client: one timer for all shares of a supervisor, and none while nobody is served.
 
 A stuck worker is told by its oldest request in flight, which its statistics page names; one that waits for a limit does
-not count there. It is replaced unless the kernel waits for the storage on its behalf: then SIGKILL would end nothing
-before the storage answers, the next worker would hang as well, and the guest, which goes on by itself once a server is
-back, would have lost its mount.
+not count there. It is replaced unless the kernel waits for the storage on its behalf: then the next worker would hang
+as well, and the guest, which goes on by itself once a server is back, would have lost its mount.
 """
 
 from __future__ import annotations
@@ -26,6 +25,9 @@ class Watched(Protocol):
     def pid(self) -> int | None: ...
     @property
     def stuck_after(self) -> float | None: ...
+    def notice_hang_up(self) -> bool:
+        """Whether its client is gone, which a worker that hangs does not tell; it is on its way out then."""
+
     def oldest_start(self) -> int:
         """CLOCK_MONOTONIC in nanoseconds, 0 while no request is in flight, as it claims."""
 
@@ -80,7 +82,7 @@ class _Watch:
     def look(self, now: int) -> None:
         """*now* is CLOCK_MONOTONIC in nanoseconds, as the page has it."""
         after = self._worker.stuck_after
-        if after is None or self._is_deaf(now):
+        if self._worker.notice_hang_up() or after is None or self._is_deaf(now):
             return
         start = self._worker.oldest_start()
         if start != self._start:

@@ -8,8 +8,10 @@ import errno
 from collections.abc import Iterable
 from pathlib import Path
 
-from virtiofs_sandbox.confine import LaunchPlan, prepare
+from virtiofs_sandbox.confine import LaunchPlan, calls, prepare, seccomp, stockcalls
+from virtiofs_sandbox.confine.calls import Call, Needs, Where
 from virtiofs_sandbox.confine.host import HostProbe
+from virtiofs_sandbox.confine.seccomp import Refusal
 from virtiofs_sandbox.policies.share import Share, Tier
 
 ALLOW_EVERYTHING = bytes.fromhex("060000000000ff7f")
@@ -60,3 +62,15 @@ def plan_with(layers: frozenset[Layer], share: Share, host: HostProbe, worker: P
     if Layer.LIMITS not in layers:
         return replace(plan, limits=(), process_limit=None, nofile=(host.nofile_hard, host.nofile_hard))
     return replace(plan, nofile=(OPEN_FILES, OPEN_FILES))
+
+
+def with_calls_of_stock(plan: LaunchPlan) -> LaunchPlan:
+    """*plan* with the one filter of a stock virtiofsd, and what the prober needs besides to make its attempts."""
+    prober = (
+        Call("clone", "a process for each attempt", ((Where(0, calls.CLONE_FILES | calls.SIGCHLD, calls.WORD),),)),
+        Call("wait4", "its end"),
+        Call("sendto", "what came of it", ((Where(0, calls.CONTROL_SOCKET), Where(4, 0, calls.WORD)),)),
+    )
+    program = seccomp.stock_program(plan.exec_key, Needs(), Refusal.ERRNO, besides=prober)
+    unlogged = seccomp.unlogged_program((stockcalls.UNKNOWN,))
+    return dataclasses.replace(plan, seccomp=program, seccomp_unlogged=unlogged, filters=None)

@@ -76,6 +76,8 @@ def probe(work: Path, options: Options) -> Result:
     stage = Stage(work, options)
     names = options.get("layers", "+".join(layer.value for layer in layers.ALL))
     plan = stage.plan_with(frozenset(Layer(name) for name in names.split("+") if name))
+    if options.get("calls") == "stock":
+        plan = layers.with_calls_of_stock(plan)
     facts = attackers.Facts(work, stage.decoys, stage.plan)
     told = facts.told() | {"filters": attackers.second_filters(plan, options.get("roles", "queue+control").split("+"))}
     before, ruled = stage.decoys.record(), stage.decoys.record_ruled()

@@ -232,6 +232,10 @@ def test_whoever_runs_it_files_belong_to_whom_the_policy_says(
         with connected(service) as client:
             for uid in (0, 1000):
                 client.call(Opcode.MKDIR, mkdir(b"of-%d" % uid), uid=uid)
+            if "range" in policy:
+                with pytest.raises(FuseError) as refused:
+                    client.call(Opcode.MKDIR, mkdir(b"of-nobody"), uid=70_000)
+                assert refused.value.errno == errno.EINVAL
         assert {path.stat().st_uid for path in service.share.iterdir()} == owners
         assert f"jail: {environment.tier}" in service.log
 

@@ -126,6 +126,19 @@ def test_a_client_handed_to_a_worker_that_is_already_dying_is_served_by_the_next
     in_service(tmp_path, scene, stuck_after=None)
 
 
+def test_a_worker_that_overlooks_the_end_of_its_client_is_found_out_though_nobody_else_comes(tmp_path: Path) -> None:
+    async def scene(share: Served) -> None:
+        first = await share.connect()
+        await first.greeting()
+        first.say("deaf")
+        await asyncio.sleep(0.05)
+        first.leave()
+        killed = await share.seen(WorkerKilled)
+        assert "hung up" in killed.reason
+
+    in_service(tmp_path, scene, stuck_after=None)
+
+
 def test_one_that_hung_up_meanwhile_is_not_handed_on(tmp_path: Path) -> None:
     async def scene(share: Served) -> None:
         os.kill(share.pids[0], signal.SIGSTOP)

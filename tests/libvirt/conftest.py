@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -94,8 +95,9 @@ def libvirtd(host: Host) -> Iterator[Libvirtd]:
     yield daemon
     daemon.stop()
     if ours and partition.exists():
-        # libvirt makes the group that machines' groups are in, and leaves it.
-        partition.rmdir()
+        # libvirt makes the group that machines' groups are in, and leaves it. Another's may be in it by now.
+        with contextlib.suppress(OSError):
+            partition.rmdir()
 
 
 @pytest.fixture(scope="session")

@@ -88,6 +88,12 @@ class Domain:
             raise GuestError(f"status {outcome.status} from: {script}\n{outcome.output}")
         return outcome.output
 
+    def settle(self, mount: str) -> None:
+        """Waits until no request of the mount is in flight. Mounting and closing go on when their calls have returned,
+        and a guest does not let go of a device that owes it an answer. A name that is not there is always asked for.
+        """
+        self.run(f"ls {mount}/nothing")
+
     def close(self) -> None:
         if hasattr(self, "agent"):
             self.agent.close()

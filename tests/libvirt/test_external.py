@@ -85,6 +85,7 @@ def test_a_share_whose_worker_died_comes_back_by_plugging_it_in_again(
     plugged: Domain, libvirtd: Libvirtd, supervisor: Supervisor
 ) -> None:
     """QEMU does not connect again by itself; the machine runs on."""
+    plugged.settle("/run/library")
     supervisor.kill_worker()
     assert libvirtd.virsh("domstate", plugged.name) == "running"
     libvirtd.virsh("detach-device", plugged.name, xml=example("external"))

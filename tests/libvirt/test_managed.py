@@ -97,6 +97,23 @@ def test_plugged_in_and_out_it_comes_and_goes_with_its_daemon(
     host.until(lambda: host.processes() == before, "the plugged share's processes are gone")
 
 
+def test_a_daemon_that_would_stay_for_another_client_is_ended_by_libvirt(
+    machine: Domain, libvirtd: Libvirtd, host: Host
+) -> None:
+    """It is found by its pid file, whose lock tells libvirt that it is there."""
+    host.path("/srv/kept").mkdir()
+    policy = host.path("/etc/virtiofs-sandbox/shares.d/kept.toml")
+    policy.write_text('[share]\nsource = "/srv/kept"\ntag = "kept"\nlisten = "persistent"\n')
+    plug = example("managed").replace("'/srv/data'", "'/srv/kept'").replace("'data'", "'kept'")
+    before = Remains.of(host)
+    libvirtd.virsh("attach-device", "web1", xml=plug)
+    machine.check("until grep -q kept /sys/fs/virtiofs/*/tag; do sleep 0.1; done", 20)
+    libvirtd.virsh("detach-device", "web1", xml=plug)
+    wait_gone(host, before)
+    assert "stopping on SIGTERM" in log_of(host, "web1", "fs1")
+    policy.unlink()
+
+
 def test_what_xml_can_say_is_understood(machine: Domain, libvirtd: Libvirtd, host: Host) -> None:
     """In libvirt's older form of arguments and in the newer one; for a directory inside the policy's."""
     plug = example("managed-options")
@@ -142,6 +159,7 @@ def test_a_share_whose_daemon_died_comes_back_by_plugging_it_in_again(
     machine: Domain, libvirtd: Libvirtd, host: Host
 ) -> None:
     machine.check(MOUNTED)
+    machine.settle("/mnt")
     os.kill(daemon_of(host, "web1"), signal.SIGKILL)
     host.until(lambda: not supervisors(host) and not jailed(host), "the daemon takes zygote, keeper and worker along")
     assert libvirtd.virsh("domstate", "web1") == "running"

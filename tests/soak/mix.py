@@ -7,6 +7,7 @@ import dataclasses
 import os
 import random
 import signal
+import socket
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -26,7 +27,7 @@ BROKEN = ("[share\n", '[share]\nsource = "relative"\n', '[share]\ntag = "x"\nunh
 _STORM = 8
 _ABOVE = "900MiB/s"
 _LIMITS = (("read", "none"), ("read", "100MiB/s"), ("read", _ABOVE), ("metadata-ops", "3000/s"))
-_COMMANDS = (["status"], ["status", "--json"], ["policy", "list"])
+_COMMANDS = (["status"], ["status", "--json"], ["top", "--once"], ["policy", "list"])
 # The worker's connection is closed, the supervisor's copy of it too.
 _ENDED = (ConnectionError, RingError, BrokenPipeError)
 
@@ -86,6 +87,8 @@ class Mix:
             self.hang_up_the_line: 3,
             self.limit: 4,
             self.ask: 6,
+            self.ask_for_figures: 2,
+            self.scrape: 1,
             self.command: 1,
             self.restart: 2,
             self.stop_share: 1,
@@ -243,6 +246,26 @@ class Mix:
             if share.client is not None and share.client.doomed is None and standing.client is None:
                 raise AssertionError(f"{share.name} has a client, and `status` says {standing}")
 
+    def ask_for_figures(self) -> None:
+        """Of what has happened, in numbers and in lines."""
+        figures = self.site.ask(requests.ReadFigures(), requests.Figures)
+        known = {share.name for share in self.shares}
+        if strangers := {one.share for one in figures.shares} - known:
+            raise AssertionError(f"figures of shares that are none: {strangers}")
+        share = self.chance.choice(self.shares)
+        lines = self.site.ask(requests.ReadLog(share=share.name, lines=20), requests.Log).lines
+        if any(line.share != share.name for line in lines):
+            raise AssertionError(f"lines of other shares in the log of {share.name}: {lines}")
+
+    def scrape(self) -> None:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(60)
+            connection.connect(str(self.site.metrics))
+            connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            answer = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+        if not answer.startswith(b"HTTP/1.1 200 ") or b"\nvirtiofs_sandbox_shares " not in answer:
+            raise AssertionError(f"metrics: {answer[:200]!r}")
+
     def command(self) -> None:
         """As a person asks."""
         command = self.chance.choice(_COMMANDS)
@@ -315,9 +338,9 @@ class Mix:
 
     def _visitor(self, share: Share) -> Client:
         policy, name = share.policy, share.name
-        socket = self.site.sockets / f"{name}.{policy.socket}"
+        place = self.site.sockets / f"{name}.{policy.socket}"
         readonly, hidden = policy.readonly, bool(policy.hide)
-        return Client(name, self.site.source(name), socket, readonly=readonly, hidden=hidden)
+        return Client(name, self.site.source(name), place, readonly=readonly, hidden=hidden)
 
     def _with_client(self, work: Callable[[Client], None]) -> Share | None:
         """Has a client do something; the share, if it has one still. A connection may end only if it was ended."""
@@ -371,8 +394,8 @@ class Mix:
         if share is None:
             return
         moved = self.chance.random() < 0.2
-        socket = self.chance.choice(("fs.sock", "other.sock")) if moved else share.policy.socket
-        self._take_up(share, dataclasses.replace(self._policy(), control=share.policy.control, socket=socket), now=now)
+        place = self.chance.choice(("fs.sock", "other.sock")) if moved else share.policy.socket
+        self._take_up(share, dataclasses.replace(self._policy(), control=share.policy.control, socket=place), now=now)
 
     def _take_up(self, share: Share, policy: Policy, *, now: bool) -> None:
         """What a client in place sees of the new policy depends on when it takes it over: it is let go."""

@@ -9,10 +9,11 @@ import argparse
 import random
 import re
 import resource
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,24 +51,18 @@ class Outcome:
     problems: tuple[str, ...]
 
 
-def soak(plan: Plan, work: Path, say: list[str] | None = None) -> Outcome:
-    """Runs *plan* below *work*, which is empty; what it prints goes to *say* too. Raises what a step finds wrong."""
-
-    def tell(text: str) -> None:
-        print(text, flush=True)
-        if say is not None:
-            say.append(text)
-
+def soak(plan: Plan, work: Path) -> Outcome:
+    """Runs *plan* below *work*, which is not there yet. Raises what a step finds wrong."""
     chance = random.Random(plan.seed)  # noqa: S311 - to be had again
     warm = min(WARM, plan.shares)
     tell(f"soak: {plan.shares} shares for {plan.seconds:g} s, seed {plan.seed}")
-    with groups.made() as allowed, Site(work, allowed) as site:
+    with groups.made() as allowed, Site(work, allowed, scraped=True) as site:
         mix = Mix(site, plan.shares, chance)
         tell(f"started in {site.start():.1f} s")
         mix.visit_all()
         before = site.settled(warm)
         growth = Growth()
-        run(plan, mix, growth, tell)
+        run(plan, mix, growth)
         mix.wind_up()
         mix.visit_all()
         after = site.settled(warm)
@@ -83,7 +78,7 @@ def soak(plan: Plan, work: Path, say: list[str] | None = None) -> Outcome:
     return Outcome(sum(mix.done.values()), mix.killed, growth, tuple(problems))
 
 
-def run(plan: Plan, mix: Mix, growth: Growth, tell: Callable[[str], None]) -> None:
+def run(plan: Plan, mix: Mix, growth: Growth) -> None:
     begun = time.monotonic()
     kills = [
         plan.seconds * _KILLS_UNTIL * (number + 1) / plan.supervisor_kills for number in range(plan.supervisor_kills)
@@ -102,6 +97,10 @@ def run(plan: Plan, mix: Mix, growth: Growth, tell: Callable[[str], None]) -> No
         if passed - told >= 30:
             told = passed
             tell(f"[{passed:5.0f} s] {sum(mix.done.values())} steps, {growth.samples[-1][1] / 1024:.1f} MiB")
+
+
+def tell(text: str) -> None:
+    print(text, flush=True)
 
 
 def grown(growth: Growth, plan: Plan) -> Iterator[str]:
@@ -138,13 +137,14 @@ def main() -> int:
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
     allow_many_descriptors()
+    # What it started and made is to go with it.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="soak-") as work:
         outcome = soak(Plan(options.shares, options.seconds, seed, options.supervisor_kills), Path(work) / "site")
     for problem in outcome.problems:
         print(f"PROBLEM: {problem}")
-    print(
-        f"{outcome.steps} steps, {outcome.killed} processes killed: {'NOT ' if outcome.problems else ''}all as it was"
-    )
+    verdict = f"{len(outcome.problems)} problem(s)" if outcome.problems else "all is as it was"
+    print(f"{outcome.steps} steps, {outcome.killed} processes killed: {verdict}")
     return 1 if outcome.problems else 0
 
 

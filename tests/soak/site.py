@@ -90,17 +90,19 @@ class Inventory:
 
 @dataclass
 class Site:
-    """All is below *work*, but for the control groups in *allowed*."""
+    """All is below *work*, but for the control groups in *allowed*; *scraped*: with metrics on a socket."""
 
     work: Path
     allowed: Groups
+    scraped: bool = False
     _process: subprocess.Popen[bytes] | None = None
     _shares: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for directory in (self.policies, self.sockets, self.control, self.temporary, self.work / "shares"):
             directory.mkdir(mode=0o755, parents=True)
-        (self.work / "defaults.toml").write_text(self.allowed.defaults)
+        metrics = f'[site]\nmetrics = "{self.metrics}"\n' if self.scraped else ""
+        (self.work / "defaults.toml").write_text(self.allowed.defaults + metrics)
 
     @property
     def policies(self) -> Path:
@@ -117,6 +119,10 @@ class Site:
     @property
     def temporary(self) -> Path:
         return self.work / "tmp"
+
+    @property
+    def metrics(self) -> Path:
+        return self.sockets / "metrics"
 
     @property
     def log_path(self) -> Path:

@@ -22,7 +22,17 @@ from tests.unit.test_seccomp_filters import (
     wrong,
 )
 from tests.verdicts import Attempt, Verdict, verdicts
-from virtiofs_sandbox.confine import CannotConfineError, calls, foreign, lessening, prepare, seccomp, stockcalls
+from virtiofs_sandbox.confine import (
+    CannotConfineError,
+    calls,
+    foreign,
+    lessening,
+    prepare,
+    seccomp,
+    stockcalls,
+)
+from virtiofs_sandbox.confine.account import Launch, account
+from virtiofs_sandbox.confine.account.program import FALLEN_AWAY
 from virtiofs_sandbox.confine.calls import Needs
 from virtiofs_sandbox.confine.capabilities import Capability, mask
 from virtiofs_sandbox.policies.share import (
@@ -107,7 +117,7 @@ def test_the_plan_is_that_of_the_same_share_by_our_own_worker_but_for_the_progra
         for field in dataclasses.fields(by_us)
         if getattr(by_us, field.name) != getattr(by_it, field.name) and field.name != "exec_key"
     }
-    assert changed == {"worker", "capabilities", "seccomp", "filters", "attached", "program"}
+    assert changed == {"worker", "capabilities", "seccomp", "seccomp_unlogged", "filters", "attached", "program"}
     assert by_it.capabilities == by_us.capabilities | mask(Capability.SETPCAP)
     assert by_it.program is not None
     assert by_it.worker == bytes(LOADER)
@@ -203,3 +213,13 @@ def test_the_program_that_waits_looks_at_the_one_call_and_lets_all_others_pass()
     tried = [(call.name, arguments) for call in allowed for arguments in forms(call)]
     found = verdicts([seccomp.waiting_program()], [Attempt(number(name), arguments) for name, arguments in tried])
     assert set(found) == {Verdict()}
+
+
+@fetched
+def test_explain_names_the_files_it_gets_and_every_promise_that_falls_away() -> None:
+    plan = prepare(SHARE, ROOT, worker=None)
+    sections = {section.key: section.statements for section in account(Launch(SHARE, None, None, plan, ROOT))}
+    said = " ".join(statement.text for statement in sections["program"])
+    assert all(sentence in said for sentence in FALLEN_AWAY.values())
+    assert f"{LIBRARIES / 'libc.so.6'} as /lib/libc.so.6" in " ".join(one.text for one in sections["mounts"])
+    assert [one.key for one in sections["descriptors"]] == ["0", "1", "2", "3", "others"]

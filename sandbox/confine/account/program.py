@@ -10,8 +10,10 @@ FALLEN_AWAY = {
     "requests": "a malformed request may end or hang the daemon, and with it this client's mount; the next client has "
     "another",
     "second filter": "the list of system calls is one for all threads, from start to end, and wider",
-    "executable memory": "it is loaded with its libraries, so that files of the jail can be mapped executable; those "
-    "of the share cannot",
+    "executable memory": "it is loaded with its libraries, so that files of the jail, and guest memory, can be mapped "
+    "executable, if not writable too; files of the share cannot",
+    "threads": "what it makes of threads ends at the limit of processes, where that binds, or at limits.pids.max; in "
+    "root's identity map without one, nowhere",
     "rules": "no path rules, no limits on requests, no time after which it counts as stuck",
     "changes": "whatever a policy changes waits until its client leaves, but for limits held by control groups",
     "counters": "no figures of its requests; what is known of it is its log, its end, and its control groups'",

@@ -16,14 +16,27 @@ from virtiofs_sandbox.syscalls.mounts import MOUNT_ATTR_RDONLY
 
 def plan(subject: Subject) -> Iterator[Finding]:
     if subject.plan is None:
+        refusal = subject.refusal or "no launch can be planned"
+        of_program = refusal.startswith("worker.program")
         yield Finding(
             Severity.ERROR,
             "cannot-confine",
-            subject.refusal or "no launch can be planned",
-            "see virtiofs-sandbox doctor; sandbox.minimum says how little is enough",
-            "sandbox.minimum",
+            refusal,
+            "name a virtiofsd that is there with all its libraries, or leave the key out"
+            if of_program
+            else "see virtiofs-sandbox doctor; sandbox.minimum says how little is enough",
+            "worker.program" if of_program else "sandbox.minimum",
         )
         return
+    if subject.share.program is not None:
+        yield Finding(
+            Severity.NOTE,
+            "another-program",
+            f"{subject.share.program.path} serves it, not our own worker: a malformed request may end or hang it, and "
+            "what a policy changes waits until the client leaves",
+            "nothing, if that is wanted; virtiofs-sandbox explain has all that falls away",
+            "worker.program",
+        )
     for sentence in subject.plan.warnings:
         yield Finding(Severity.WARNING, "layer-missing", sentence, "see virtiofs-sandbox doctor", "sandbox.minimum")
     yield from _read_only(subject.share, subject.plan)
