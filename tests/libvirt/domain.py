@@ -89,8 +89,8 @@ class Domain:
         return outcome.output
 
     def settle(self, mount: str) -> None:
-        """Waits until no request of the mount is in flight: mounting and closing go on when their calls have returned,
-        and what the guest waits for keeps it from letting go of the device. A name that is not there is always asked for.
+        """Waits until no request of the mount is in flight. Mounting and closing go on when their calls have returned,
+        and a guest does not let go of a device that owes it an answer. A name that is not there is always asked for.
         """
         self.run(f"ls {mount}/nothing")
 

@@ -143,9 +143,8 @@ def main() -> int:
         outcome = soak(Plan(options.shares, options.seconds, seed, options.supervisor_kills), Path(work) / "site")
     for problem in outcome.problems:
         print(f"PROBLEM: {problem}")
-    print(
-        f"{outcome.steps} steps, {outcome.killed} processes killed: {'NOT ' if outcome.problems else ''}all as it was"
-    )
+    verdict = f"{len(outcome.problems)} problem(s)" if outcome.problems else "all is as it was"
+    print(f"{outcome.steps} steps, {outcome.killed} processes killed: {verdict}")
     return 1 if outcome.problems else 0
 
 
