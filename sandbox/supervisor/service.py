@@ -78,6 +78,7 @@ class Service:
         self._line = WaitingLine(timing.patience)
         self._backoff = Backoff(timing.backoff)
         self._not_before = -math.inf
+        self._empty_since = self._loop.time()
         self._watching = watching or Watching(timing)
         self._claim = (Spares(1) if spares is None else spares).claim(self._settle_soon)
         self._departure = FirstDeparture()
@@ -144,8 +145,8 @@ class Service:
         return None if self._listener is None else self._listener.name
 
     def since(self, slot: Slot | None) -> float:
-        """When *slot* came to its state, in seconds of Unix time; 0 without one."""
-        return 0.0 if slot is None else time.time() - (self._loop.time() - slot.since)
+        """When *slot* came to its state, in seconds of Unix time; without one, since when there is none."""
+        return time.time() - (self._loop.time() - (self._empty_since if slot is None else slot.since))
 
     @property
     def keepers(self) -> tuple[int, ...]:
@@ -392,6 +393,8 @@ class Service:
         if self._next in gone:
             self._next = None
         self._replaced = [slot for slot in self._replaced if slot not in gone]
+        if gone and not self.slots:
+            self._empty_since = self._loop.time()
         delay = 0.0
         for slot in gone:
             if slot.failure is not None and not self._stopping:
