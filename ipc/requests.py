@@ -275,7 +275,8 @@ class ShareFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """What one share has done since it came into service, over all its workers as they claim it, and has now.
 
     *client* is the first of *clients* monitors. *latency*: of each class, requests by how long they took, in the
-    buckets of ipc/README.md, without the zeros at the end.
+    buckets of ipc/README.md, without the zeros at the end. Without *counted* another program than our own worker
+    serves, which claims nothing: its figures are zeros.
     """
 
     share: str
@@ -296,6 +297,7 @@ class ShareFigures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     handles: Count
     descriptors: Count
     depth: Count
+    counted: bool = True
 
 
 class Figures(_Document, frozen=True, kw_only=True, tag_field="reply", tag="figures"):

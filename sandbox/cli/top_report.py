@@ -88,8 +88,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     figures, now = row.look.figures, row.rates
     client = "none" if figures.client is None else f"pid {figures.client.pid}"
     more = f" +{figures.clients - 1}" if figures.clients > 1 else ""
-    return (
-        figures.share,
+    claimed = (
         f"{now.operations:.0f}",
         _bytes(now.read),
         _bytes(now.written),
@@ -98,6 +97,10 @@ def _cells(row: Row) -> tuple[str, ...]:
         str(figures.depth),
         str(figures.inodes),
         str(figures.descriptors + figures.handles),
+    )
+    return (
+        figures.share,
+        *(claimed if figures.counted else ("-",) * len(claimed)),
         str(figures.restarts),
         figures.tier,
         figures.state,

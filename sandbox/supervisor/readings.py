@@ -92,6 +92,7 @@ def _figures(shares: Iterable[ActiveShare]) -> Iterator[ShareFigures]:
             handles=_cut(total.handles),
             descriptors=_cut(total.descriptors),
             depth=_cut(sum(ring.depth for ring in total.rings.values())),
+            counted=active.service.terms.share.program is None,
         )
 
 

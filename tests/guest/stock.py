@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import json
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,10 +40,11 @@ class Stock(Policed):
         served = tuple(pid for pid in below if _is_stock(pid))
         return Processes(self.supervisor, tuple(pid for pid in below if pid not in served), served, served)
 
-    @property
-    def root(self) -> Path:
-        """The root that the daemon sees, as root of the host sees it."""
-        return Path(os.path.join("/proc", str(self.processes().workers[0]), "root"))
+    def ask(self, command: str, *options: str) -> Any:
+        """What a command says of this share, as data."""
+        asked = [str(self.program), command, *options, "--json", "--control-dir", str(self.control), self.file.stem]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=True)
+        return json.loads(done.stdout)
 
 
 def _is_stock(pid: int) -> bool:

@@ -21,7 +21,7 @@ from tests.guest.fuse import Opcode
 from tests.guest.kernel_view import KernelView
 from tests.guest.qemu import Qemu
 from tests.guest.service import TAG, ServiceError, alive
-from tests.guest.stock import Stock
+from tests.guest.stock import PROGRAM, Stock
 
 MOUNT = f"mount -t virtiofs {TAG} /mnt"
 # Of everything that a guest does with files, something.
@@ -304,3 +304,22 @@ def test_a_daemon_that_dies_at_once_is_started_with_pauses_and_not_for_ever(tmp_
         service.wait(partial(logged, service, "3 failures in a row; next launch in"), "pause")
         with connected(service) as client:
             assert client.serves()
+
+
+def test_what_can_be_seen_of_it_from_outside_is_told_and_what_cannot_is_not_made_up(tmp_path: Path) -> None:
+    limits = '[limits]\nunenforceable = "warn"\n[limits.pids]\nmax = 64\n'
+    with Stock(tmp_path, f"max_clients = 2\n{limits}") as service:
+        service.start()
+        with connected(service) as first, connected(service) as second:
+            assert first.serves()
+            assert second.serves()
+            pids = service.processes().workers
+            (said,) = service.ask("status")["shares"]
+            assert (said["state"], len(said["clients"]), said["tier"]) == ("serving", 2, "full")
+            assert said["program"] == str(PROGRAM)
+            assert said["counters"] == {}
+            (figures,) = service.ask("top", "--once")["shares"]
+            assert (figures["counted"], figures["requests"], figures["clients"]) == (False, 0, 2)
+            if "limits.pids" not in service.log:
+                groups = [Path(f"/proc/{pid}/cgroup").read_text() for pid in pids]
+                assert all("virtiofs-sandbox/share-guest" in group for group in groups)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import re
@@ -26,7 +27,7 @@ from virtiofs_sandbox.ipc.stats import (
     WORDS,
     decode,
 )
-from virtiofs_sandbox.policies.share import RequestLimits, Share, Tier
+from virtiofs_sandbox.policies.share import Program, RequestLimits, Share, Tier
 from virtiofs_sandbox.supervisor.metrics.exposition import family, written
 from virtiofs_sandbox.supervisor.metrics.table import METRICS, OWN_METRICS, PREFIX
 from virtiofs_sandbox.supervisor.readings import Reading
@@ -129,6 +130,15 @@ def test_a_share_tells_its_limits_its_disks_and_what_has_happened_to_it() -> Non
     assert only(iter(samples), "clients_served_total") == 3
     assert only(iter(samples), "workers", state="serving") == 1
     assert only(iter(samples), "share_info", tier="full", tag="tag", access="read-write") == 1
+
+
+def test_of_a_share_that_another_program_serves_only_what_is_seen_from_outside_is_told() -> None:
+    ours = reading()
+    theirs = dataclasses.replace(ours, share=dataclasses.replace(ours.share, program=Program(Path("/virtiofsd"))))
+    names = {sample.name for sample in told(theirs)}
+    assert {f"{PREFIX}restarts_total", f"{PREFIX}clients", f"{PREFIX}workers"} <= names
+    assert not {name for name in names if "request" in name or "ring" in name or "inode" in name}
+    assert names < {sample.name for sample in told(ours)}
 
 
 def test_the_oldest_request_has_an_age_and_none_when_it_claims_to_be_of_tomorrow() -> None:

@@ -22,6 +22,7 @@ def look(at: float, latency: Sequence[int] = (), **counts: int) -> Look:
         tier="full",
         state="warm",
         client=None,
+        counted=True,
         latency={"read": tuple(latency), "write": (), "metadata": ()},
         **{**zeros, **counts},
     )

@@ -67,6 +67,7 @@ class Exposition:
 def family(metric: Metric, readings: Iterable[Reading]) -> Family:
     """What is told of one metric."""
     name, labels = PREFIX + metric.name, ("share", *metric.labels)
+    readings = [reading for reading in readings if not metric.claimed or reading.share.program is None]
     if metric.kind == "histogram":
         histograms = HistogramMetricFamily(name, metric.says, labels=labels)
         for reading in readings:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal
 
@@ -39,13 +39,16 @@ Samples = Iterable[tuple[tuple[str, ...], Value]]
 
 @dataclass(frozen=True)
 class Metric:
-    """*name* without PREFIX; *labels* besides `share`; *says* is its help text."""
+    """*name* without PREFIX; *labels* besides `share`; *says* is its help text. *claimed* by workers: there is none of
+    a share that another program than our own worker serves.
+    """
 
     name: str
     kind: Kind
     labels: tuple[str, ...]
     says: str
     of: Callable[[Reading], Samples]
+    claimed: bool = False
 
 
 def _one(value: Callable[[Reading], float]) -> Callable[[Reading], Samples]:
@@ -115,7 +118,7 @@ def _denials(reading: Reading) -> Samples:
     return [(("seccomp",), reading.tally.refused_calls), (("landlock",), reading.tally.refused_accesses)]
 
 
-METRICS = (
+_SEEN = (
     Metric("share_info", "gauge", ("tag", "tier", "access", "cache", "policy"), "What a share is; always 1.", _info),
     Metric("workers", "gauge", ("state",), "Workers in each state; one that is warm waits for a client.", _workers),
     Metric("clients", "gauge", (), "Monitors that are served now.", _one(lambda reading: len(reading.clients))),
@@ -123,6 +126,8 @@ METRICS = (
     Metric("clients_refused_total", "counter", (), "Monitors turned away: no place.", _one(lambda r: r.tally.refused)),
     Metric("restarts_total", "counter", (), "Workers that failed and were replaced.", _one(lambda r: r.restarts)),
     Metric("denials_total", "counter", ("by",), "What seccomp and Landlock refused to workers, as logged.", _denials),
+)
+_CLAIMED = (
     Metric(
         "requests_total",
         "counter",
@@ -192,6 +197,8 @@ METRICS = (
     ),
     Metric("admitted_bytes_total", "counter", ("class",), "Bytes they moved.", _throttled(lambda t: t.bytes_admitted)),
     Metric("overdue_requests_total", "counter", (), "Waited beyond max-delay.", _one(lambda r: r.total.overdue)),
+)
+_HELD = (
     Metric(
         "limit_bytes_per_second",
         "gauge",
@@ -205,6 +212,7 @@ METRICS = (
     Metric("disk_reads_total", "counter", ("disk",), "The same, in reads.", _disks("rios")),
     Metric("disk_writes_total", "counter", ("disk",), "The same, in writes.", _disks("wios")),
 )
+METRICS = (*_SEEN, *(replace(metric, claimed=True) for metric in _CLAIMED), *_HELD)
 
 BOUNDS = (*map(repr, BUCKET_BOUNDS), "+Inf")
 """Of histograms, as labels."""
