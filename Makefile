@@ -44,13 +44,16 @@ $(VENV)/.built: $(VENV)/.venv pyproject.toml setup.py Cargo.toml Cargo.lock work
 	rm -rf .mypy_cache  # it remembers which modules were not there
 	touch $@
 
-# Only the first builds and needs a network; so as a user: make build/stage/.made && sudo make install PREFIX=/usr
+# Only staging builds and needs a network; so as a user: make stage && sudo make install PREFIX=/usr
 PREFIX ?= /usr/local
 # What runs the installed command: not the virtual environment's.
 INSTALL_PYTHON ?= /usr/bin/python3
 build/stage/.made: $(VENV)/.built packaging/stage
 	packaging/stage $(INSTALL_PYTHON)
 	touch $@
+
+.PHONY: stage
+stage: build/stage/.made
 
 .PHONY: install
 install: build/stage/.made

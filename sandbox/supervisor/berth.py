@@ -25,6 +25,9 @@ from virtiofs_sandbox.supervisor.listener import Listener, ListenError
 from virtiofs_sandbox.supervisor.reloader import Changed
 from virtiofs_sandbox.supervisor.service import StartError
 
+STARTED = Changed(("started",), (), ())
+"""What a share that was not in service has to say once it is."""
+
 
 class Situation(enum.Enum):
     STARTING = "its first worker is being launched"
@@ -70,21 +73,15 @@ class Berth:
     def name(self) -> str:
         return self.policy.name
 
-    async def start(self, policy: Policy) -> str | None:
-        """Tries to get into service by *policy*. Afterwards it is there, or it has failed, for the reason that is
-        returned, and is tried again later.
-        """
-        async with self._turn:
-            return await self._start_by(policy)
+    async def follow(self, policy: Policy, *, now: bool) -> Changed | str:
+        """Goes by *policy* from now on: as far as it can while clients stay, or *now*. What is not in service is tried.
 
-    async def change(self, policy: Policy, *, now: bool) -> Changed | str:
-        """Goes by *policy* from now on, as far as it can while clients stay, or *now*.
-
-        Returns what changed, or why nothing did.
+        Returns what changed, STARTED, or why nothing did.
         """
         async with self._turn:
             if self.active is None:
-                return "it has ended meanwhile"
+                reason = await self._start_by(policy)
+                return STARTED if reason is None else reason
             outcome = await self.active.reloader.reload(
                 lambda: (policy.share, self._ground.plan(policy.share)), now=now
             )
@@ -124,10 +121,14 @@ class Berth:
             self._watch = self._begin(self._end_when_vacated())
             return self.active.service.clients
 
-    async def stop(self, grace: float) -> bool:
-        """For good. False when something was left behind."""
+    def close(self) -> None:
+        """Nobody starts here any more, whoever waits for that."""
         self._closing = True
         self._cancel_timer()
+
+    async def stop(self, grace: float) -> bool:
+        """For good. False when something was left behind."""
+        self.close()
         await self._cancel_work()
         return True if self.active is None else await self._end(grace)
 
@@ -151,8 +152,8 @@ class Berth:
                 await self._try()
 
     async def _start_by(self, policy: Policy) -> str | None:
-        if self.active is not None:
-            return None
+        if self._closing:
+            return "stopped meanwhile"
         self._backoff = Backoff(self._common.timing.retry)
         self.policy = policy
         self._told = None

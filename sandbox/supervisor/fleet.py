@@ -19,7 +19,7 @@ from virtiofs_sandbox.policies.policy import Policy
 from virtiofs_sandbox.policies.roster import Roster, read_each, roster
 from virtiofs_sandbox.supervisor.active import ActiveShare, Common
 from virtiofs_sandbox.supervisor.answers import absent
-from virtiofs_sandbox.supervisor.berth import Berth, Ground, Situation
+from virtiofs_sandbox.supervisor.berth import STARTED, Berth, Ground, Situation
 from virtiofs_sandbox.supervisor.clients import Peer
 from virtiofs_sandbox.supervisor.events import InService, PolicyBroken, ReloadRefused
 from virtiofs_sandbox.supervisor.reloader import Changed
@@ -28,6 +28,7 @@ from virtiofs_sandbox.supervisor.reloader import Changed
 _AT_ONCE = 4
 # As events and the zygote have it where no single share is meant.
 ALL = ""
+_ADDED = Changed(("added",), (), ())
 
 
 @dataclass
@@ -211,18 +212,19 @@ class Fleet:
         for name, reason in wanted.broken.items():
             told.add(name, reason)
         concerned = sorted(self._berths if only is None else self._berths.keys() & {only})
+        known = [name for name in concerned if name in wanted.policies and name not in wanted.broken]
         gone = [name for name in concerned if name not in wanted.policies and name not in self._removed]
+        # As they stand now: one that is back stays, and one that comes into service meanwhile is not to be missed.
+        self._removed.difference_update(known)
+        out = [wanted.policies[name] for name in known if self._berths[name].active is None]
+        serving = [name for name in known if self._berths[name].active is not None]
         for name, removed in zip(gone, await self._remove(gone, now=now), strict=True):
             told.add(name, removed)
-        known = [name for name in concerned if name in wanted.policies and name not in wanted.broken]
-        self._removed.difference_update(known)
         # A socket may take the place of one that moves away only after it.
-        for name in self._in_order_of_sockets(known, wanted.policies):
-            if self._berths[name].active is not None:
-                told.add(name, await self._berths[name].change(wanted.policies[name], now=now))
-        out = [wanted.policies[name] for name in known if self._berths[name].active is None]
+        for name in self._in_order_of_sockets(serving, wanted.policies):
+            told.add(name, await self._berths[name].follow(wanted.policies[name], now=now))
         new = [policy for name, policy in wanted.policies.items() if name not in self._berths]
-        for name, outcome in (await self._start([*out, *new])).items():
+        for name, outcome in (await self._start([*out, *new], now=now)).items():
             told.add(name, outcome)
         return told
 
@@ -245,23 +247,20 @@ class Fleet:
         for name, reason in wanted.broken.items():
             self._common.sink(PolicyBroken(name, reason, name in in_service))
 
-    async def _start(self, policies: Iterable[Policy]) -> dict[str, Changed | str]:
+    async def _start(self, policies: Iterable[Policy], *, now: bool = False) -> dict[str, Changed | str]:
         """Starts shares, in a berth that is there or a new one: a few at a time, so that none waits for all."""
         gate = asyncio.Semaphore(_AT_ONCE)
         outcomes: dict[str, Changed | str] = {}
 
         async def start(policy: Policy) -> None:
-            berth = self._berths.get(policy.name)
-            if berth is None:
-                berth = Berth(policy, self._common, self._ground, vacant=self._vacant)
-                self._berths[policy.name] = berth
-                said = "added"
-            else:
-                said = "started"
+            is_new = policy.name not in self._berths
+            if is_new:
+                self._berths[policy.name] = Berth(policy, self._common, self._ground, vacant=self._vacant)
+            berth = self._berths[policy.name]
             async with gate:
                 if not self._closing:
-                    reason = await berth.start(policy)
-                    outcomes[policy.name] = Changed((said,), (), ()) if reason is None else reason
+                    outcome = await berth.follow(policy, now=now)
+                    outcomes[policy.name] = _ADDED if is_new and outcome == STARTED else outcome
 
         await asyncio.gather(*map(start, policies))
         return dict(sorted(outcomes.items()))
@@ -275,6 +274,7 @@ class Fleet:
     def _vacant(self, berth: Berth) -> None:
         if berth.name in self._removed:
             self._removed.discard(berth.name)
+            berth.close()
             del self._berths[berth.name]
 
     def _berth(self, name: str) -> Berth:

@@ -93,6 +93,7 @@ class Mix:
             self.restart: 2,
             self.stop_share: 1,
             self.crowd: 2,
+            self.keep_company: 3,
         }
 
     def step(self) -> None:
@@ -153,6 +154,16 @@ class Mix:
         if share is not None:
             for visitor in [self._visitor(share) for _ in range(3)]:
                 visitor.close()
+
+    def keep_company(self) -> None:
+        """A second monitor on a share that takes two, each in a jail of its own."""
+        share = self._any(lambda share: share.in_service and share.client is not None and share.policy.several)
+        if share is not None:
+            company = self._visitor(share)
+            company.begin()
+            company.look()
+            company.change()
+            company.close()
 
     # Deaths.
 
@@ -322,6 +333,7 @@ class Mix:
         chance = self.chance
         return Policy(
             readonly=chance.random() < 0.3,
+            several=chance.random() < 0.3,
             cache=chance.choice(("auto", "never", "metadata")),
             log_level=chance.choice(("info", "warning", "debug")),
             hide=chance.choice(((), (), ("secret",), ("**/secret",))),

@@ -35,6 +35,7 @@ class Policy:
     """What a test may say in one policy file."""
 
     readonly: bool = False
+    several: bool = False
     cache: str = "auto"
     log_level: str = "info"
     hide: tuple[str, ...] = ()
@@ -51,6 +52,7 @@ class Policy:
             f'socket = "{sockets / name}.{self.socket}"',
             f'access = "{"read-only" if self.readonly else "read-write"}"',
             f'log_level = "{self.log_level}"',
+            f"max_clients = {2 if self.several else 1}",
             "[cache]",
             f'mode = "{self.cache}"',
             "[paths]",
