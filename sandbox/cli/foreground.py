@@ -24,12 +24,13 @@ from virtiofs_sandbox.policies.share import Share, ShareError, resolve_source
 from virtiofs_sandbox.policies.sockets import make_directory
 from virtiofs_sandbox.policies.values import MetricsAddress
 from virtiofs_sandbox.supervisor.activation import PassedSockets
+from virtiofs_sandbox.supervisor.departure import Departure
 from virtiofs_sandbox.supervisor.listener import Listener, ListenError, SocketFile
 from virtiofs_sandbox.supervisor.notify import Notifier
 from virtiofs_sandbox.supervisor.recent import Recent
 from virtiofs_sandbox.supervisor.reloader import Reload
 from virtiofs_sandbox.supervisor.resident import Control, run_share
-from virtiofs_sandbox.supervisor.service import Departure, StartError
+from virtiofs_sandbox.supervisor.service import StartError
 from virtiofs_sandbox.supervisor.spares import Spares
 from virtiofs_sandbox.supervisor.timing import Timing
 from virtiofs_sandbox.supervisor.zygotes import Launching, Z

@@ -91,7 +91,12 @@ class Adoption:
             self._work.cancel()
 
     def aim(self, terms: Terms) -> None:
-        """The newest wins; what was begun for older terms is carried on from where it stands."""
+        """The newest wins; what was begun for older terms is carried on from where it stands.
+
+        Terms for another program than this jail's are for the next client, and none of them for this one.
+        """
+        if terms.share.program != self._launched_by.share.program:
+            return
         self._target = terms
         self._look()
 

@@ -107,12 +107,12 @@ class ForeignWorker(Worker):
 
     def _waits(self) -> None:
         """It accepts: from now on it can be answered. Nobody in the jail has met a guest or a monitor yet."""
-        self._loop.remove_reader(self._asking.fileno())
         try:
             self._call = notifying.take(self._asking.fileno())
         except SyscallError:
-            # It died meanwhile, which the pidfd tells.
+            # A signal took it out of the call just now: it calls again, or dies, which the pidfd tells.
             return
+        self._loop.remove_reader(self._asking.fileno())
         if self._call is not None:
             self._told().received(Message(Kind.READY, self._generation, a=PROTOCOL_VERSION))
 

@@ -18,6 +18,7 @@ from virtiofs_sandbox.supervisor.active import ActiveShare, Common
 from virtiofs_sandbox.supervisor.clients import Peer
 from virtiofs_sandbox.supervisor.control import ControlSocket
 from virtiofs_sandbox.supervisor.denials import Denials
+from virtiofs_sandbox.supervisor.departure import Departure
 from virtiofs_sandbox.supervisor.events import (
     Event,
     LastClientLeft,
@@ -35,7 +36,6 @@ from virtiofs_sandbox.supervisor.notify import Notifier
 from virtiofs_sandbox.supervisor.recent import Recent
 from virtiofs_sandbox.supervisor.reloader import Reload
 from virtiofs_sandbox.supervisor.routing import Household, Routing
-from virtiofs_sandbox.supervisor.service import Departure
 from virtiofs_sandbox.supervisor.spares import Spares
 from virtiofs_sandbox.supervisor.tallies import Tallies
 from virtiofs_sandbox.supervisor.timing import Timing

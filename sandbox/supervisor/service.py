@@ -13,14 +13,13 @@ import dataclasses
 import math
 import time
 from collections.abc import Awaitable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from virtiofs_sandbox.ipc.exits import ExitCode
 from virtiofs_sandbox.policies.share import Rates, Share
 from virtiofs_sandbox.supervisor.backoff import Backoff
 from virtiofs_sandbox.supervisor.changes import Change, Reach, changes
 from virtiofs_sandbox.supervisor.clients import Client, Peer
+from virtiofs_sandbox.supervisor.departure import Departure, FirstDeparture
 from virtiofs_sandbox.supervisor.events import (
     AcceptFailed,
     BackingOff,
@@ -51,17 +50,6 @@ class StartError(Exception):
     """The first worker did not get ready; str() says why."""
 
 
-@dataclass(frozen=True)
-class Departure:
-    """How the first client went. *clean*: it hung up, or we stopped; *protocol_error*: it sent something that is
-    refused. Neither: its worker's fault, its memory's, or none got ready for it; *reason* says which.
-    """
-
-    clean: bool
-    protocol_error: bool
-    reason: str
-
-
 class Service:
     """To be made inside the event loop; then `start`, `listen`, and in the end `stop`."""
 
@@ -90,9 +78,10 @@ class Service:
         self._line = WaitingLine(timing.patience)
         self._backoff = Backoff(timing.backoff)
         self._not_before = -math.inf
+        self._empty_since = self._loop.time()
         self._watching = watching or Watching(timing)
         self._claim = (Spares(1) if spares is None else spares).claim(self._settle_soon)
-        self._departure: asyncio.Future[Departure] = self._loop.create_future()
+        self._departure = FirstDeparture()
         self._listener: Listener | None = None
         self._accepting = False
         self._holders: list[Slot] = []
@@ -156,8 +145,8 @@ class Service:
         return None if self._listener is None else self._listener.name
 
     def since(self, slot: Slot | None) -> float:
-        """When *slot* came to its state, in seconds of Unix time; 0 without one."""
-        return 0.0 if slot is None else time.time() - (self._loop.time() - slot.since)
+        """When *slot* came to its state, in seconds of Unix time; without one, since when there is none."""
+        return time.time() - (self._loop.time() - (self._empty_since if slot is None else slot.since))
 
     @property
     def keepers(self) -> tuple[int, ...]:
@@ -166,7 +155,7 @@ class Service:
 
     def departure(self) -> Awaitable[Departure]:
         """Resolves when the first client's jail is gone, or the launch failed that it waited for."""
-        return asyncio.shield(self._departure)
+        return self._departure.wait()
 
     async def start(self) -> None:
         """Returns once a worker is warm. What fails now would fail for every client: StartError, nothing left.
@@ -346,7 +335,8 @@ class Service:
         departed = self._line.drop_departed()
         if departed:
             self._sink(ClientsGaveUp(self._share, departed))
-            self._note_hang_up()
+            if not self._holders and not self._line:
+                self._departure.note_hang_up()
         self._provide()
         self._share_out()
         if self._seat():
@@ -403,6 +393,8 @@ class Service:
         if self._next in gone:
             self._next = None
         self._replaced = [slot for slot in self._replaced if slot not in gone]
+        if gone and not self.slots:
+            self._empty_since = self._loop.time()
         delay = 0.0
         for slot in gone:
             if slot.failure is not None and not self._stopping:
@@ -412,7 +404,7 @@ class Service:
             if slot.returned is not None:
                 self._take_back(slot.returned)
             else:
-                self._note_departure(slot)
+                self._departure.note(slot, somebody_waits=bool(self._line))
         if delay:
             self._sink(BackingOff(self._share, self._backoff.failures, delay))
 
@@ -421,28 +413,6 @@ class Service:
             client.close()
         else:
             self._line.rejoin(client)
-
-    def _note_departure(self, slot: Slot) -> None:
-        if self._departure.done():
-            return
-        if slot.peer is not None:
-            ending = slot.ending
-            self._departure.set_result(
-                Departure(
-                    clean=slot.failure is None and ending is not None and ending.is_uneventful,
-                    protocol_error=ending is not None and ending.code is ExitCode.PROTOCOL,
-                    reason=slot.failure or str(ending),
-                )
-            )
-        elif slot.failure is not None and self._line:
-            self._departure.set_result(
-                Departure(clean=False, protocol_error=False, reason=f"no worker gets ready: {slot.failure}")
-            )
-
-    def _note_hang_up(self) -> None:
-        """The first client may be gone before it is served."""
-        if not (self._departure.done() or self._holders or self._line):
-            self._departure.set_result(Departure(clean=True, protocol_error=False, reason="the client hung up at once"))
 
     def _seat(self) -> bool:
         """Gives a place, if one is free, to whoever is first in line. The others must have made room by then: of the

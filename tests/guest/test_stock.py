@@ -19,7 +19,9 @@ from tests.guest.conftest import new_machine
 from tests.guest.frontend import FrontEnd, FuseError
 from tests.guest.fuse import Opcode
 from tests.guest.kernel_view import KernelView
+from tests.guest.policed import Policed
 from tests.guest.qemu import Qemu
+from tests.guest.service import PROGRAM as COMMAND
 from tests.guest.service import TAG, ServiceError, alive
 from tests.guest.stock import PROGRAM, Stock
 
@@ -35,6 +37,7 @@ i=0; while [ $i -lt 300 ]; do echo $i >n$i; i=$((i+1)); done; ls -la >/dev/null;
 dd if=/dev/zero of=big bs=1M count=5 conv=fsync 2>/dev/null; fallocate -l 6000000 big
 cp /bin/busybox busybox; ./busybox true
 sync; echo 3 >/proc/sys/vm/drop_caches; ./busybox expr $(head -c 5000 big | wc -c); rm busybox big; sync"""
+WORKER = COMMAND.parent / "virtiofs-worker"
 WORK_SAYS = "one\ntwo\nlink-target\n5000\n"
 BASE = {"chown", "dac_override", "fowner", "fsetid", "setgid", "setuid"}
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root maps all ids, and looks into a jail")
@@ -282,6 +285,23 @@ def test_what_it_cannot_carry_out_is_refused_by_name(tmp_path: Path, policy: str
         with pytest.raises(ServiceError):
             service.start()
         assert f"{key}: worker.program cannot carry it out" in service.log
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [("/bin/ls", "/program: unrecognized option '--fd=3'"), (str(WORKER), "descriptor 3 should be")],
+    ids=["by the system's loader", "static"],
+)
+def test_programs_of_this_machine_are_started_too_and_what_is_none_of_them_says_why_it_ends(
+    tmp_path: Path, path: str, says: str
+) -> None:
+    if not os.access(path, os.X_OK):
+        pytest.skip(f"{path} is not installed")
+    with Policed(tmp_path, f'[worker]\nprogram = "{path}"\n') as service:
+        with pytest.raises(ServiceError):
+            service.start()
+        assert says in service.log
+        assert "ended without having had a client: exit status" in service.log
 
 
 def test_a_stop_ends_it_and_leaves_nothing(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from virtiofs_sandbox.supervisor.backoff import BackoffLimits
 from virtiofs_sandbox.supervisor.berth import Ground
 from virtiofs_sandbox.supervisor.clients import Peer
 from virtiofs_sandbox.supervisor.denials import Denials
-from virtiofs_sandbox.supervisor.events import Event, ShareFailed
+from virtiofs_sandbox.supervisor.events import ClientWaits, Event, ShareFailed, Withdrawn
 from virtiofs_sandbox.supervisor.fleet import ALL, Fleet
 from virtiofs_sandbox.supervisor.listener import Listener, SocketFile
 from virtiofs_sandbox.supervisor.spares import Spares
@@ -154,6 +154,41 @@ def test_a_stopped_share_that_failed_is_not_tried_again(tmp_path: Path) -> None:
         assert found.states() == {"a": "stopped"}
 
     play(tmp_path, "a", scene)
+
+
+def test_who_waits_for_a_share_that_goes_out_of_service_is_let_go(tmp_path: Path) -> None:
+    async def scene(found: Scene) -> None:
+        await found.fleet.start()
+        first = await found.connect("a")
+        assert await first.greeting() == 1
+        second = await found.connect("a")
+        await found.until(lambda: sum(isinstance(event, ClientWaits) for event in found.events) == 2)
+        await found.fleet.stop_share("a", now=False, by=ME)
+        async with asyncio.timeout(TIMING.patience / 2):
+            assert await second.greeting() == 0
+        first.leave()
+        await found.until(lambda: found.states() == {"a": "stopped"})
+
+    play(tmp_path, "a", scene)
+
+
+def test_a_restart_that_waits_for_a_share_on_its_way_out_starts_nothing(tmp_path: Path) -> None:
+    async def scene(found: Scene) -> None:
+        await found.fleet.start()
+        monitor = await found.connect("a")
+        await monitor.greeting()
+        monitor.say("linger 0.3")
+        await asyncio.sleep(0.05)
+        found.policies.remove("a")
+        removal = asyncio.ensure_future(found.fleet.reload(now=True))
+        await found.until(lambda: any(isinstance(event, Withdrawn) for event in found.events))
+        with pytest.raises(RequestError):
+            await found.fleet.restart("a", now=False)
+        await removal
+        assert found.states() == {"b": "warm"}
+        assert not (found.policies.place / "a.sock").exists()
+
+    play(tmp_path, "ab", scene)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -14,7 +14,7 @@ import pytest
 from virtiofs_sandbox.confine import LaunchPlan
 from virtiofs_sandbox.confine.plan import ChildMount, HeldRule, MountAction, MountChange, RuleMount
 from virtiofs_sandbox.launcher import LaunchError
-from virtiofs_sandbox.policies.share import Access, CacheMode, Child, LogLevel, PathRules, Share, ShareError
+from virtiofs_sandbox.policies.share import Access, CacheMode, Child, LogLevel, PathRules, Program, Share, ShareError
 from virtiofs_sandbox.supervisor.events import (
     Event,
     LaunchFailed,
@@ -81,6 +81,22 @@ def test_new_path_rules_reach_the_worker_that_serves_and_its_client_stays(tmp_pa
         assert share.of(WorkerEnded) == []
 
     in_service(tmp_path, scene)
+
+
+def test_a_worker_goes_on_by_its_rules_where_another_program_serves_the_next_client(tmp_path: Path) -> None:
+    async def scene(share: Served) -> None:
+        monitor = await share.connect()
+        assert (await monitor.welcome())[1].hide == ("secret",)
+        share.take_over(paths=OPEN, program=Program(Path("/virtiofsd")))
+        late = await share.seen(TakesEffectLater)
+        assert {words.split()[0] for words in late.changes} == {"paths.hide", "worker.program"}
+        assert (await monitor.rules()).hide == ("secret",)
+        # And is told of rules again once it is its own policy that changes.
+        share.take_over(paths=PathRules(hide=("secret", "more")), program=None)
+        assert (await share.seen(SettingsApplied)).serial == 1
+        assert (await monitor.rules()).hide == ("secret", "more")
+
+    in_service(tmp_path, scene, paths=HIDDEN)
 
 
 def test_a_warm_worker_gets_them_before_its_client_does(tmp_path: Path) -> None:

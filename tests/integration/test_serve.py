@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -229,3 +230,19 @@ def test_stop_is_one_grace_for_all_and_a_second_signal_does_not_wait_for_it(thre
     assert three.process.wait(4) == 0
     assert all(caller.closed() for caller in callers)
     three.nobody_left()
+
+
+def test_a_share_without_a_warm_worker_says_since_when_and_launches_for_who_connects(policies: Policies) -> None:
+    for name in ("one", "two"):
+        policies.put(name)
+    (policies.place / "defaults.toml").write_text("[site]\nwarm = 1\n")
+    before = time.time()
+    with Serving(policies.place) as serving:
+        serving.ready()
+        assert serving.states() == {"one": "warm", "two": "idle"}
+        assert before <= serving.standings()["two"].since <= time.time()
+        caller = serving.client("two")
+        caller.close()
+        # Used last, it keeps the one spare there is.
+        serving.until(lambda: serving.states() == {"one": "idle", "two": "warm"}, "keep another worker warm")
+        assert before < serving.standings()["one"].since <= time.time()

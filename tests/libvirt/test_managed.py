@@ -155,6 +155,14 @@ def test_a_policy_may_be_for_some_machines_alone(machine: Domain, libvirtd: Libv
     policy.unlink()
 
 
+def test_a_machine_that_cannot_be_saved_goes_on(machine: Domain, libvirtd: Libvirtd) -> None:
+    machine.check(MOUNTED)
+    with pytest.raises(HostError, match="Migration disabled"):
+        libvirtd.virsh("save", "web1", "/var/lib/libvirt/web1.save")
+    assert libvirtd.virsh("domstate", "web1") == "running"
+    assert machine.check("cat /mnt/hello") == HELLO
+
+
 def test_a_share_whose_daemon_died_comes_back_by_plugging_it_in_again(
     machine: Domain, libvirtd: Libvirtd, host: Host
 ) -> None:

@@ -178,6 +178,50 @@ def test_closing_removes_the_file_only_if_it_is_still_ours(bind: Bind, place: Pa
     assert not place.exists()
 
 
+def test_a_listener_takes_the_place_of_another_of_ours_with_a_socket_there_at_every_moment(
+    bind: Bind, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = bind(SocketFile(place, 0o660))
+    waiting = connect(place)
+    seen: list[int] = []
+    listen, rename = socket.socket.listen, os.rename
+
+    def look() -> None:
+        seen.append(stat.S_IMODE(place.stat().st_mode))
+        connect(place).close()
+
+    def listen_after_a_look(one: socket.socket, backlog: int) -> None:
+        look()
+        listen(one, backlog)
+
+    def rename_after_a_look(old: str, new: str, **directories: int) -> None:
+        look()
+        rename(old, new, **directories)
+
+    monkeypatch.setattr(socket.socket, "listen", listen_after_a_look)
+    monkeypatch.setattr(os, "rename", rename_after_a_look)
+    second = Listener.bind(SocketFile(place, 0o600), instead_of=first)
+    assert seen == [0o660, 0o660]
+    assert stat.S_IMODE(place.stat().st_mode) == 0o600
+    # Who came to the first is there still, and its end does not take the file of the second.
+    assert first.accept() is not None
+    first.close()
+    connect(place).close()
+    assert second.somebody_waits()
+    waiting.close()
+    second.close()
+    assert os.listdir(place.parent) == []
+
+
+def test_instead_of_one_of_ours_elsewhere_is_no_licence_to_replace_anybody_elses(bind: Bind, place: Path) -> None:
+    ours = bind(SocketFile(place.parent / "ours"))
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(os.fspath(place))
+        other.listen()
+        with pytest.raises(ListenError, match="another process listens"):
+            Listener.bind(SocketFile(place), instead_of=ours)
+
+
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(ListenError, match=r"cannot open its directory: No such file"):
         Listener.bind(SocketFile(tmp_path / "missing" / "s"))
