@@ -34,7 +34,7 @@ def answer_scrapes(
         sink(MetricsFailed(about, reason))
 
     try:
-        # Five mebibytes that a supervisor without metrics does without.
+        # Nine mebibytes that a supervisor without metrics does without.
         from virtiofs_sandbox.supervisor.metrics.exposition import Exposition  # noqa: PLC0415
 
         listener = _listener(address)
