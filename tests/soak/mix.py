@@ -193,8 +193,9 @@ class Mix:
                 self._see_it_end(share)
             share.stopped = False
             if share.broken:
-                # What was in force is forgotten; a mistake leaves the share out.
+                # What was in force is forgotten, its socket with it; a mistake leaves the share out.
                 share.removed = True
+                self.site.forget_socket(share.name)
         self.done["kill_supervisor"] += 1
         return self.site.start()
 

@@ -196,6 +196,11 @@ class Site:
                 raise ServiceError(f"jails outlive their supervisor: {left}")
             time.sleep(0.01)
 
+    def forget_socket(self, name: str) -> None:
+        """Removes what a killed supervisor left of a share whose policy says no more where that was."""
+        for file in self.sockets.glob(f"{name}.*"):
+            file.unlink()
+
     @property
     def process(self) -> subprocess.Popen[bytes]:
         if self._process is None:
