@@ -20,10 +20,10 @@ from virtiofs_sandbox.supervisor import footprint
 
 WORKER = "virtiofs-worker"
 DESCRIPTION = """\
-Shares what POLICY says, or DIR under a tag, with whichever monitor connects to the socket, one at a time, and stays: a
-monitor that goes may come back. Where a policy speaks of DIR it holds, and the options may only narrow it
-(docs/compatibility.md). Runs in the foreground until SIGTERM or SIGINT; a second signal does not wait for requests in
-flight. SIGHUP reads the policy again."""
+Shares what POLICY says, or DIR under a tag, with whichever monitor connects to the socket, one at a time (or as many as
+share.max_clients of the policy says), and stays: a monitor that goes may come back. Where a policy speaks of DIR it
+holds, and the options may only narrow it (docs/compatibility.md). Runs in the foreground until SIGTERM or SIGINT; a
+second signal does not wait for requests in flight. SIGHUP reads the policy again."""
 
 
 class NoWorkerError(Exception):

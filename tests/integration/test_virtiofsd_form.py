@@ -10,6 +10,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -246,7 +247,8 @@ def test_a_client_that_goes_before_a_worker_is_ready_has_been_the_client(place: 
 
 
 def test_a_client_that_breaks_the_protocol_has_a_status_of_its_own(place: Path, path: Path) -> None:
-    with inherited(place, path) as running:
+    guard = (sys.executable, os.fspath(ROOT / "tests" / "guard.py"), "--work", os.fspath(place), "--")
+    with inherited(place, path, prefix=guard) as running:
         channel = Channel.connect(path, 10)
         channel.send(Request.SET_OWNER, b"what?")
         assert running.status() == 4
