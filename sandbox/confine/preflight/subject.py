@@ -110,10 +110,6 @@ class Identities:
             granted = state.st_mode
         return granted & wanted == wanted
 
-    def owns(self, state: os.stat_result) -> bool:
-        """Whether mode and times may be changed."""
-        return state.st_uid == self.uid or self.rules_over(state, Capability.FOWNER)
-
 
 def extents(id_map: bytes) -> tuple[Extent, ...]:
     """The lines of a uid_map or gid_map. user_namespaces(7)."""
