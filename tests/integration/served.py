@@ -23,6 +23,7 @@ from virtiofs_sandbox.supervisor.worker import Terms, Worker, launch_worker
 from virtiofs_sandbox.supervisor.zygotes import Launching, Zygotes
 
 from tests.fakes.launching import PLAN, Adjust, Script, anything, fake_launching, well_behaved
+from tests.fakes.worker import Behaviour
 
 QUICK = Timing(
     ready=2.0,
@@ -115,6 +116,11 @@ class Served:
         async with asyncio.timeout(10):
             while not condition():
                 await asyncio.sleep(0.005)
+
+
+def doing(*settings: str) -> Script:
+    """The first worker does these on its SETTINGS, all later ones behave."""
+    return lambda number: Behaviour(settings=settings) if number == 1 else Behaviour()
 
 
 @contextlib.asynccontextmanager
