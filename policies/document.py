@@ -5,49 +5,28 @@ The JSON Schema for editors, the reference in docs/policies.md and the checks of
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import msgspec
-from msgspec import UNSET, Meta, UnsetType
-from virtiofs_sandbox.policies import control, programs, values
+from msgspec import UNSET, UnsetType
+from virtiofs_sandbox.policies import programs, values
+from virtiofs_sandbox.policies.limittables import DiskRatesTable, LimitsTable, RequestRatesTable
 from virtiofs_sandbox.policies.share import MAX_CLIENTS, MAX_QUEUES
+from virtiofs_sandbox.policies.table import Table, key
 
 DEFAULT_WARM = 32
 MAX_WARM = 4096
-
-
-def _key(
-    says: str,
-    accepted: str,
-    default: str,
-    *,
-    parse: Callable[[Any], object] | None = None,
-    each: Callable[[Any], object] | None = None,
-    **schema: int | str,
-) -> Meta:
-    """*accepted* completes "accepted: …"; *parse* judges the value, *each* elements of a list or names of a table."""
-    return Meta(
-        description=f"{says} Default: {default}.",
-        extra={"says": says, "accepted": accepted, "default": default, "parse": parse, "each": each},
-        extra_json_schema=schema or None,
-    )
 
 
 _ACCESS = '"read-only" or "read-write"'
 _PATTERNS = "a list of patterns, as docs/policies.md defines them"
 
 
-class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One table of the file. What is not said is UNSET."""
-
-
-class SocketTable(_Table, frozen=True):
+class SocketTable(Table, frozen=True):
     """Where a monitor connects, and who may."""
 
     path: Annotated[
         str | UnsetType,
-        _key(
+        key(
             "The vhost-user socket to make and listen on.",
             "an absolute path",
             "/run/virtiofs-sandbox/NAME.sock, for a user $XDG_RUNTIME_DIR/virtiofs-sandbox/NAME.sock",
@@ -55,15 +34,15 @@ class SocketTable(_Table, frozen=True):
         ),
     ] = UNSET
     mode: Annotated[
-        str | UnsetType, _key("Permissions of the socket.", 'octal, as in "0660"', '"0660"', parse=values.mode)
+        str | UnsetType, key("Permissions of the socket.", 'octal, as in "0660"', '"0660"', parse=values.mode)
     ] = UNSET
     group: Annotated[
         str | int | UnsetType,
-        _key("Group of the socket.", "a group's name or number", "the caller's", parse=values.group),
+        key("Group of the socket.", "a group's name or number", "the caller's", parse=values.group),
     ] = UNSET
     owner: Annotated[
         str | int | UnsetType,
-        _key(
+        key(
             "Owner of the socket. Only root can give it away.",
             "a user's name or number",
             "the caller",
@@ -72,7 +51,7 @@ class SocketTable(_Table, frozen=True):
     ] = UNSET
     label: Annotated[
         str | UnsetType,
-        _key(
+        key(
             "SELinux label of the socket's file, as ls -Z shows it. Refused where SELinux is off.",
             'a context, as in "system_u:object_r:svirt_image_t:s0"',
             "by the machine's policy",
@@ -81,28 +60,28 @@ class SocketTable(_Table, frozen=True):
     ] = UNSET
 
 
-class ChildTable(_Table, frozen=True):
+class ChildTable(Table, frozen=True):
     """One directory of a tree."""
 
     source: Annotated[
-        str | UnsetType, _key("The directory.", "an absolute path", "none: needed", parse=values.absolute_path)
+        str | UnsetType, key("The directory.", "an absolute path", "none: needed", parse=values.absolute_path)
     ] = UNSET
     access: Annotated[
         Literal["read-only", "read-write"] | UnsetType,
-        _key("What the guest may do in it.", _ACCESS, "share.access"),
+        key("What the guest may do in it.", _ACCESS, "share.access"),
     ] = UNSET
 
 
-class ShareTable(_Table, frozen=True):
+class ShareTable(Table, frozen=True):
     """What is shared, and with whom."""
 
     source: Annotated[
         str | UnsetType,
-        _key("The directory to share.", "an absolute path", "none: this or tree is needed", parse=values.absolute_path),
+        key("The directory to share.", "an absolute path", "none: this or tree is needed", parse=values.absolute_path),
     ] = UNSET
     tree: Annotated[
         dict[str, str | ChildTable] | UnsetType,
-        _key(
+        key(
             "Several directories under one tag instead: the name each is seen by, and its path, "
             "or a table of source and access.",
             "a table of names and absolute paths, or of names and tables of source and access",
@@ -112,15 +91,15 @@ class ShareTable(_Table, frozen=True):
     ] = UNSET
     tag: Annotated[
         str | UnsetType,
-        _key("The name the guest mounts by.", "1 to 36 bytes of printable text", "none: needed", parse=values.tag),
+        key("The name the guest mounts by.", "1 to 36 bytes of printable text", "none: needed", parse=values.tag),
     ] = UNSET
     access: Annotated[
         Literal["read-only", "read-write"] | UnsetType,
-        _key("What the guest may do at most.", _ACCESS, '"read-write"'),
+        key("What the guest may do at most.", _ACCESS, '"read-write"'),
     ] = UNSET
     socket: Annotated[
         str | SocketTable | UnsetType,
-        _key(
+        key(
             "Where a monitor connects: a path, or a table of path, mode, owner, group and label.",
             "an absolute path, or a table of path, mode, owner, group and label",
             "each as below",
@@ -129,7 +108,7 @@ class ShareTable(_Table, frozen=True):
     ] = UNSET
     max_clients: Annotated[
         int | UnsetType,
-        _key(
+        key(
             "How many monitors are served at once, each in a jail of its own. They divide the limits on requests.",
             f"1 to {MAX_CLIENTS}",
             "1",
@@ -139,15 +118,15 @@ class ShareTable(_Table, frozen=True):
         ),
     ] = UNSET
     xattr: Annotated[
-        bool | UnsetType, _key("Whether the guest may use extended attributes.", "true or false", "false")
+        bool | UnsetType, key("Whether the guest may use extended attributes.", "true or false", "false")
     ] = UNSET
     log_level: Annotated[
         Literal["error", "warning", "info", "debug"] | UnsetType,
-        _key("What is logged.", '"error", "warning", "info" or "debug"', '"info"'),
+        key("What is logged.", '"error", "warning", "info" or "debug"', '"info"'),
     ] = UNSET
     vms: Annotated[
         tuple[str, ...] | UnsetType,
-        _key(
+        key(
             "Which virtual machines it is for, where it is started by virtiofsd's command line: their names, "
             "in which * and ? stand for others (docs/compatibility.md).",
             "a list of names",
@@ -157,7 +136,7 @@ class ShareTable(_Table, frozen=True):
     ] = UNSET
     listen: Annotated[
         Literal["persistent", "once"] | UnsetType,
-        _key(
+        key(
             "Whether it stays once its client has left, where it is started by virtiofsd's command line. "
             "Everything else stays.",
             '"persistent" or "once"',
@@ -166,12 +145,12 @@ class ShareTable(_Table, frozen=True):
     ] = UNSET
 
 
-class CacheTable(_Table, frozen=True):
+class CacheTable(Table, frozen=True):
     """What the guest may keep in its memory: who else changes the files, or the expert form."""
 
     intent: Annotated[
         Literal["exclusive", "shared-read", "shared-write"] | UnsetType,
-        _key(
+        key(
             "Who uses the files: nobody but this guest; others too, and they change little; others who write. "
             "Means mode always and writeback, mode auto, mode never.",
             '"exclusive", "shared-read" or "shared-write"',
@@ -180,7 +159,7 @@ class CacheTable(_Table, frozen=True):
     ] = UNSET
     mode: Annotated[
         Literal["never", "auto", "metadata", "always"] | UnsetType,
-        _key(
+        key(
             "The same, in the terms of the protocol. Not beside intent.",
             '"never", "auto", "metadata" or "always"',
             '"auto"',
@@ -188,7 +167,7 @@ class CacheTable(_Table, frozen=True):
     ] = UNSET
     writeback: Annotated[
         bool | UnsetType,
-        _key(
+        key(
             "Whether the guest may keep what it wrote for a while. Not with mode never nor a shared intent.",
             "true or false",
             "by intent, else false",
@@ -196,7 +175,7 @@ class CacheTable(_Table, frozen=True):
     ] = UNSET
     timeout: Annotated[
         str | UnsetType,
-        _key(
+        key(
             "How long the guest may rely on names and attributes.",
             'a duration with its unit, "0s" to "24h", as in "500ms"',
             "by mode: 0s (never), 1s (auto), 24h (metadata, always)",
@@ -206,12 +185,12 @@ class CacheTable(_Table, frozen=True):
     ] = UNSET
 
 
-class RangeTable(_Table, frozen=True):
+class RangeTable(Table, frozen=True):
     """A range of ids of the host."""
 
     first: Annotated[
         int | UnsetType,
-        _key(
+        key(
             "The host id of the guest's id 0.",
             f"1 to {values.MAX_ID}",
             "none: needed",
@@ -222,7 +201,7 @@ class RangeTable(_Table, frozen=True):
     ] = UNSET
     count: Annotated[
         int | UnsetType,
-        _key(
+        key(
             "How many ids there are.",
             f"1 to {values.MAX_ID}",
             "none: needed",
@@ -233,12 +212,12 @@ class RangeTable(_Table, frozen=True):
     ] = UNSET
 
 
-class IdentityTable(_Table, frozen=True):
+class IdentityTable(Table, frozen=True):
     """Whom files belong to."""
 
     map: Annotated[
         Literal["identity", "squash", "range"] | UnsetType,
-        _key(
+        key(
             "The guest's ids are the host's; everything belongs to one owner; "
             "the guest's ids are a range of the host's.",
             '"identity", "squash" or "range"',
@@ -247,7 +226,7 @@ class IdentityTable(_Table, frozen=True):
     ] = UNSET
     owner: Annotated[
         str | UnsetType,
-        _key(
+        key(
             "The owner of everything, with map squash.",
             '"USER:GROUP", by name or number',
             "the caller",
@@ -256,7 +235,7 @@ class IdentityTable(_Table, frozen=True):
     ] = UNSET
     range: Annotated[
         Literal["subuid"] | RangeTable | UnsetType,
-        _key(
+        key(
             "The host's ids, with map range: the caller's in /etc/subuid and /etc/subgid, "
             "or a table of first and count.",
             '"subuid", or a table of first and count',
@@ -265,11 +244,11 @@ class IdentityTable(_Table, frozen=True):
     ] = UNSET
     idmapped: Annotated[
         bool | UnsetType,
-        _key("Whether files of a range are stored with the guest's own ids.", "true or false", "false"),
+        key("Whether files of a range are stored with the guest's own ids.", "true or false", "false"),
     ] = UNSET
     unmapped: Annotated[
         Literal["forbid", "squash"] | UnsetType,
-        _key(
+        key(
             "What a caller in the guest gets whose id has no mapping: nothing created, or as the worker's own.",
             '"forbid" or "squash"',
             '"forbid"',
@@ -277,28 +256,28 @@ class IdentityTable(_Table, frozen=True):
     ] = UNSET
 
 
-class PathsTable(_Table, frozen=True):
+class PathsTable(Table, frozen=True):
     """Which names the guest sees, and which it may change."""
 
     hide: Annotated[
         tuple[str, ...] | UnsetType,
-        _key("What the guest does not see.", _PATTERNS, "nothing", each=values.pattern),
+        key("What the guest does not see.", _PATTERNS, "nothing", each=values.pattern),
     ] = UNSET
     readonly: Annotated[
         tuple[str, ...] | UnsetType,
-        _key("What the guest cannot change.", _PATTERNS, "nothing", each=values.pattern),
+        key("What the guest cannot change.", _PATTERNS, "nothing", each=values.pattern),
     ] = UNSET
     allow: Annotated[
         tuple[str, ...] | UnsetType,
-        _key("If there is any: all that the guest sees.", _PATTERNS, "everything", each=values.pattern),
+        key("If there is any: all that the guest sees.", _PATTERNS, "everything", each=values.pattern),
     ] = UNSET
     case: Annotated[
         Literal["sensitive", "insensitive"] | UnsetType,
-        _key("Whether patterns tell capitals from small letters.", '"sensitive" or "insensitive"', '"sensitive"'),
+        key("Whether patterns tell capitals from small letters.", '"sensitive" or "insensitive"', '"sensitive"'),
     ] = UNSET
     strict_links: Annotated[
         bool | UnsetType,
-        _key(
+        key(
             "Whether a file with several names is never written where there are patterns: the others cannot be seen.",
             "true or false",
             "false",
@@ -306,184 +285,16 @@ class PathsTable(_Table, frozen=True):
     ] = UNSET
 
 
-def _byte_rate(says: str) -> Meta:
-    accepted = 'bytes a second with their unit, "16KiB/s" to "1TiB/s", as in "200MiB/s" (binary) or "200MB/s" (decimal)'
-    return _key(says, accepted, "no limit", parse=values.byte_rate)
-
-
-def _operation_rate(says: str) -> Meta:
-    return _key(
-        says,
-        'operations a second, as in "2000/s"',
-        "no limit",
-        parse=values.operation_rate,
-        pattern="^[0-9]{1,13}/s$",
-    )
-
-
-class RequestRatesTable(_Table, frozen=True, rename="kebab"):
-    """Most that all shares of a group may ask of their workers together."""
-
-    read: Annotated[str | UnsetType, _byte_rate("Bytes that are read in a second.")] = UNSET
-    write: Annotated[str | UnsetType, _byte_rate("Bytes that are written in a second.")] = UNSET
-    read_ops: Annotated[str | UnsetType, _operation_rate("Reads in a second.")] = UNSET
-    write_ops: Annotated[str | UnsetType, _operation_rate("Writes in a second.")] = UNSET
-    metadata_ops: Annotated[str | UnsetType, _operation_rate("All other operations in a second.")] = UNSET
-
-
-class RequestsTable(RequestRatesTable, frozen=True, rename="kebab"):
-    """Most that the guest may ask of its worker, whatever file system is behind it."""
-
-    burst: Annotated[
-        str | UnsetType,
-        _key(
-            "For how long each rate may be saved up: so much can come at once after a pause.",
-            'a duration, "1ms" to "1m"',
-            '"1s"',
-            parse=values.burst,
-        ),
-    ] = UNSET
-    max_delay: Annotated[
-        str | UnsetType,
-        _key(
-            "A request that waits longer is counted and logged. It waits on: the limit never gives way.",
-            'a duration, "1ms" to "24h"',
-            '"5s"',
-            parse=values.max_delay,
-        ),
-    ] = UNSET
-
-
-def _weight(says: str) -> Meta:
-    return _key(
-        says,
-        f"1 to {control.MAX_WEIGHT}",
-        "100",
-        parse=values.between(1, control.MAX_WEIGHT),
-        minimum=1,
-        maximum=control.MAX_WEIGHT,
-    )
-
-
-def _memory(says: str) -> Meta:
-    return _key(says, 'a size with its unit, "32MiB" or more, as in "512MiB"', "no limit", parse=control.memory)
-
-
-class DiskRatesTable(_Table, frozen=True, rename="kebab"):
-    """Most that all shares of a group may take together from each disk behind them. Needs control groups."""
-
-    read: Annotated[str | UnsetType, _byte_rate("Bytes read from the disk in a second.")] = UNSET
-    write: Annotated[str | UnsetType, _byte_rate("Bytes written to the disk in a second.")] = UNSET
-    read_ops: Annotated[str | UnsetType, _operation_rate("Reads from the disk in a second.")] = UNSET
-    write_ops: Annotated[str | UnsetType, _operation_rate("Writes to the disk in a second.")] = UNSET
-
-
-class DiskTable(DiskRatesTable, frozen=True, rename="kebab"):
-    """Most that the workers may take from each disk behind the share. Needs control groups."""
-
-    weight: Annotated[int | UnsetType, _weight("Share of the disk among all that want it at once.")] = UNSET
-    latency: Annotated[
-        str | UnsetType,
-        _key(
-            "What the disk shall take for a request: groups beside this with a longer time, or none, give way.",
-            'a duration, "1ms" to "1m"',
-            "none",
-            parse=control.latency,
-        ),
-    ] = UNSET
-
-
-class MemoryTable(_Table, frozen=True):
-    """Most memory that the workers may take, with the files that they cache for the guest. Needs control groups."""
-
-    high: Annotated[str | UnsetType, _memory("Above it memory is taken back, and who wants more is slowed.")] = UNSET
-    max: Annotated[str | UnsetType, _memory("There is no more; a worker that cannot do with it is killed.")] = UNSET
-
-
-class CpuTable(_Table, frozen=True):
-    """Most processor time that the workers may take. Needs control groups."""
-
-    max: Annotated[
-        str | UnsetType,
-        _key(
-            "Share of one processor, or a time in every period.",
-            '"50%" ("200%" are two processors), or as in "20ms/100ms"',
-            "no limit",
-            parse=control.cpu,
-        ),
-    ] = UNSET
-    weight: Annotated[int | UnsetType, _weight("Share of the processors among all that want them at once.")] = UNSET
-
-
-class PidsTable(_Table, frozen=True):
-    """How many the workers may become. Needs control groups."""
-
-    max: Annotated[
-        int | UnsetType,
-        _key(
-            "Processes and threads, of the worker that serves and of the one that is warm.",
-            f"{control.MIN_PIDS} to {control.MAX_PIDS}",
-            "no limit",
-            parse=values.between(control.MIN_PIDS, control.MAX_PIDS),
-            minimum=control.MIN_PIDS,
-            maximum=control.MAX_PIDS,
-        ),
-    ] = UNSET
-
-
-class GroupTable(_Table, frozen=True):
-    """A budget that the share draws from together with others."""
-
-    name: Annotated[
-        str | UnsetType,
-        _key(
-            "The group, whose budget defaults.toml has in [groups.NAME].",
-            "letters, digits, - and _, at most 64",
-            "none",
-            parse=values.group_name,
-        ),
-    ] = UNSET
-    weight: Annotated[int | UnsetType, _weight("Share of the budget among all that want it at once.")] = UNSET
-
-
-class LimitsTable(_Table, frozen=True):
-    """What the share may use up."""
-
-    requests: RequestsTable | UnsetType = UNSET
-    disk: DiskTable | UnsetType = UNSET
-    memory: MemoryTable | UnsetType = UNSET
-    cpu: CpuTable | UnsetType = UNSET
-    pids: PidsTable | UnsetType = UNSET
-    group: GroupTable | UnsetType = UNSET
-    unenforceable: Annotated[
-        Literal["refuse", "warn"] | UnsetType,
-        _key(
-            "What becomes of a limit that no control group can hold here: the share does not start, or without it.",
-            '"refuse" or "warn"',
-            '"refuse"',
-        ),
-    ] = UNSET
-    parent: Annotated[
-        str | UnsetType,
-        _key(
-            "The control group that those of the shares are made in; it has to be there. Only in defaults.toml.",
-            'its path from the root of the hierarchy, as in "/machine.slice"',
-            "the caller's own, or (where others are in it too) the root",
-            parse=control.group,
-        ),
-    ] = UNSET
-
-
-class SandboxTable(_Table, frozen=True):
+class SandboxTable(Table, frozen=True):
     """How much of the jail there must be."""
 
     minimum: Annotated[
         Literal["full", "userns", "bare"] | UnsetType,
-        _key("Below this tier the share does not start.", '"full", "userns" or "bare"', '"userns"'),
+        key("Below this tier the share does not start.", '"full", "userns" or "bare"', '"userns"'),
     ] = UNSET
     seccomp: Annotated[
         Literal["errno", "kill", "log"] | UnsetType,
-        _key(
+        key(
             "What a system call outside the list gets: an error, death, or (for diagnosis) only a record.",
             '"errno", "kill" or "log"',
             '"errno"',
@@ -491,16 +302,16 @@ class SandboxTable(_Table, frozen=True):
     ] = UNSET
 
 
-class ProgramTable(_Table, frozen=True):
+class ProgramTable(Table, frozen=True):
     """Another program as the worker."""
 
     path: Annotated[
         str | UnsetType,
-        _key("The program, a virtiofsd.", "an absolute path", "none: needed", parse=values.absolute_path),
+        key("The program, a virtiofsd.", "an absolute path", "none: needed", parse=values.absolute_path),
     ] = UNSET
     loader: Annotated[
         str | UnsetType,
-        _key(
+        key(
             "The dynamic loader that runs it, for a copy that is not the system's own.",
             "an absolute path",
             "the one that the program names",
@@ -509,7 +320,7 @@ class ProgramTable(_Table, frozen=True):
     ] = UNSET
     libraries: Annotated[
         tuple[str, ...] | UnsetType,
-        _key(
+        key(
             "With a loader: the directories of its libraries.",
             "a list of absolute paths",
             "none",
@@ -518,7 +329,7 @@ class ProgramTable(_Table, frozen=True):
     ] = UNSET
     arguments: Annotated[
         tuple[str, ...] | UnsetType,
-        _key(
+        key(
             "Options of its own that no other key stands for.",
             f"a list of {programs.ACCEPTED}",
             "none",
@@ -527,12 +338,12 @@ class ProgramTable(_Table, frozen=True):
     ] = UNSET
 
 
-class WorkerTable(_Table, frozen=True):
+class WorkerTable(Table, frozen=True):
     """How the worker works."""
 
     program: Annotated[
         str | ProgramTable | UnsetType,
-        _key(
+        key(
             "A virtiofsd to serve the share in the jail, instead of the worker that comes with this package.",
             "an absolute path, or a table of path, loader, libraries and arguments",
             "none: our own worker",
@@ -542,7 +353,7 @@ class WorkerTable(_Table, frozen=True):
 
     queues: Annotated[
         int | UnsetType,
-        _key(
+        key(
             "Request queues offered to the guest.",
             f"1 to {MAX_QUEUES}",
             "4",
@@ -553,7 +364,7 @@ class WorkerTable(_Table, frozen=True):
     ] = UNSET
     stuck_after: Annotated[
         str | UnsetType,
-        _key(
+        key(
             "A worker with a request in flight for longer is stuck: told of, and replaced unless the kernel waits for "
             "the storage on its behalf.",
             'a duration, "10s" to "24h", or "never"',
@@ -563,16 +374,16 @@ class WorkerTable(_Table, frozen=True):
     ] = UNSET
 
 
-class SiteTable(_Table, frozen=True):
+class SiteTable(Table, frozen=True):
     """What holds for this machine. Only in defaults.toml."""
 
     require_policy: Annotated[
         bool | UnsetType,
-        _key("Whether nothing is shared that no policy file speaks of.", "true or false", "false"),
+        key("Whether nothing is shared that no policy file speaks of.", "true or false", "false"),
     ] = UNSET
     warm: Annotated[
         int | UnsetType,
-        _key(
+        key(
             "How many shares of one serve keep a worker warm for a client that has not come, last used first. "
             "The others launch when one connects.",
             f"0 to {MAX_WARM}",
@@ -584,7 +395,7 @@ class SiteTable(_Table, frozen=True):
     ] = UNSET
     metrics: Annotated[
         str | UnsetType,
-        _key(
+        key(
             "Where serve tells Prometheus how its shares are: a socket that it makes (mode 0660), or a port that only "
             "this machine reaches. Read when it starts.",
             'an absolute path, "127.0.0.1:PORT" or "[::1]:PORT"',
@@ -594,19 +405,19 @@ class SiteTable(_Table, frozen=True):
     ] = UNSET
 
 
-class BudgetTable(_Table, frozen=True):
+class BudgetTable(Table, frozen=True):
     """What the shares of a group may use up together."""
 
     requests: RequestRatesTable | UnsetType = UNSET
     disk: DiskRatesTable | UnsetType = UNSET
 
 
-class Document(_Table, frozen=True):
+class Document(Table, frozen=True):
     """A share with virtiofs-sandbox, as docs/policies.md describes it."""
 
     include: Annotated[
         tuple[str, ...] | UnsetType,
-        _key(
+        key(
             "Files whose values hold where this one says nothing; later ones win over earlier ones.",
             "a list of paths, relative to this file",
             "none",
@@ -622,7 +433,7 @@ class Document(_Table, frozen=True):
     site: SiteTable | UnsetType = UNSET
     groups: Annotated[
         dict[str, BudgetTable] | UnsetType,
-        _key(
+        key(
             "Budgets by name, each for all shares that name it in limits.group. Only in defaults.toml.",
             "for each name a table of requests and disk",
             "none",

@@ -16,26 +16,28 @@ from virtiofs_sandbox.policies.document import (
     BudgetTable,
     CacheTable,
     ChildTable,
-    CpuTable,
-    DiskRatesTable,
-    DiskTable,
     Document,
-    GroupTable,
     IdentityTable,
-    LimitsTable,
-    MemoryTable,
     PathsTable,
-    PidsTable,
     ProgramTable,
     RangeTable,
-    RequestRatesTable,
-    RequestsTable,
     SandboxTable,
     ShareTable,
     SocketTable,
     WorkerTable,
 )
 from virtiofs_sandbox.policies.layers import Merged
+from virtiofs_sandbox.policies.limittables import (
+    CpuTable,
+    DiskRatesTable,
+    DiskTable,
+    GroupTable,
+    LimitsTable,
+    MemoryTable,
+    PidsTable,
+    RequestRatesTable,
+    RequestsTable,
+)
 from virtiofs_sandbox.policies.matching import Matcher
 from virtiofs_sandbox.policies.patterns import MAX_PATTERNS, PatternError
 from virtiofs_sandbox.policies.places import SUFFIX, socket_directory
