@@ -172,7 +172,12 @@ def machine() -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--connects", type=int, default=40, help="connections timed of each kind")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each operation and target")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=6,
+        help="rounds of each operation, as many for either to be first",
+    )
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a round")
     options = parser.parse_args()
     plan = ["--rounds", str(options.rounds), "--seconds", str(options.seconds)]

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! `ops` prepares SHARE, then goes through the operations; for each, every target and the same calls made natively
-//! take turns. One JSON line per operation and target: median and 99th percentile of the time of an operation in
+//! take turns, in another order each round. One JSON line per operation and target: median and 99th percentile of the time of an operation in
 //! microseconds (depth 1), operations per second, and processor microseconds that PID (with its threads) spent per
 //! operation, the best of all rounds; in the end a line per target with its peak memory. `connect` prints one line: microseconds from connect() to the reply to FUSE INIT,
 //! by a monitor that has its memory ready.
@@ -87,7 +87,7 @@ struct Figures {
 impl Plan {
     fn parse(share: &str, words: &[&str]) -> io::Result<Self> {
         let mut plan =
-            Self { share: share.into(), rounds: 5, round: Duration::from_millis(300), depth: 1, peers: Vec::new() };
+            Self { share: share.into(), rounds: 6, round: Duration::from_millis(300), depth: 1, peers: Vec::new() };
         let mut words = words.iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().copied().ok_or_else(|| io::Error::other(USAGE));
@@ -113,11 +113,15 @@ impl Plan {
                 continue;
             }
             let mut figures: Vec<Figures> = (0..=daemons.len()).map(|_| Figures::default()).collect();
-            for _ in 0..self.rounds {
+            for round in 0..self.rounds {
                 if self.depth == 1 {
                     measure(&mut native, operation, self.round, std::process::id(), &mut figures[daemons.len()])?;
                 }
-                for (daemon, (peer, figures)) in daemons.iter_mut().zip(self.peers.iter().zip(&mut figures)) {
+                let mut turns: Vec<_> = daemons.iter_mut().zip(self.peers.iter().zip(&mut figures)).collect();
+                // Whoever comes first finds the processors in another state than who follows: each is first in its turn.
+                let places = turns.len().max(1);
+                turns.rotate_left(round % places);
+                for (daemon, (peer, figures)) in turns {
                     if self.depth == 1 {
                         measure(daemon, operation, self.round, peer.pid, figures)?;
                     } else {
