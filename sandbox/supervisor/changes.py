@@ -15,6 +15,7 @@ from types import MappingProxyType
 from virtiofs_sandbox.confine.limits import worker_limits
 from virtiofs_sandbox.confine.rules import literal, worker_rules
 from virtiofs_sandbox.ipc.config import RATES, ConfigError, Limits, LiveSettings, Rules, encode_settings
+from virtiofs_sandbox.policies.limiting import KEYS
 from virtiofs_sandbox.policies.share import Child, RequestLimits, Share
 
 
@@ -162,7 +163,7 @@ def _words(field: str, before: object, after: object) -> Iterator[str]:
                 key = part.name.replace("_", "-") if field.startswith("limits") else part.name
                 yield from _words(f"{field}.{key}", old, new)
     else:
-        yield f"{field} {_text(before)} -> {_text(after)}"
+        yield f"{field} {_shown(field, before)} -> {_shown(field, after)}"
 
 
 def _set_words(field: str, before: tuple[object, ...], after: tuple[object, ...]) -> Iterator[str]:
@@ -174,6 +175,14 @@ def _set_words(field: str, before: tuple[object, ...], after: tuple[object, ...]
         yield f"{field} loses {', '.join(lost)}"
     if not gained and not lost:
         yield f"{field} in another order"
+
+
+def _shown(field: str, value: object) -> str:
+    """Rates as the policy writes them."""
+    rate = KEYS.get(field.removeprefix("limits.").removeprefix("requests.")) if field.startswith("limits.") else None
+    if rate is not None and (value is None or isinstance(value, int)):
+        return rate.show(value)
+    return _text(value)
 
 
 def _text(value: object) -> str:

@@ -136,7 +136,7 @@ def test_a_share_in_service_is_held_by_its_group_and_a_reload_reaches_the_guest_
     assert outcome["group"] == "/virtiofs-sandbox/share-data", "where the worker is"
     assert outcome["before"]["io.max"].endswith(" rbps=20971520 wbps=10485760 riops=max wiops=max")
     assert outcome["after"]["io.max"].endswith(" rbps=20971520 wbps=5242880 riops=max wiops=max")
-    assert "limits.disk.write 10485760 -> 5242880" in outcome["said"]
+    assert "limits.disk.write 10MiB/s -> 5MiB/s" in outcome["said"]
     assert 1 < outcome["slower"] < 5 * ABOVE
     assert (outcome["status"], outcome["left"]) == (0, [])
 

@@ -61,7 +61,7 @@ def test_nothing_changed_is_no_change() -> None:
         ({"log_level": LogLevel.DEBUG}, Reach.SETTINGS, "log_level info -> debug"),
         ({"paths": PathRules(hide=("**/.env",))}, Reach.SETTINGS, "paths.hide gains '**/.env'"),
         ({"paths": PathRules(strict_links=True)}, Reach.SETTINGS, "paths.strict_links off -> on"),
-        ({"limits": RequestLimits(read=1 << 20)}, Reach.SETTINGS, "limits.requests.read default -> 1048576"),
+        ({"limits": RequestLimits(read=1 << 20)}, Reach.SETTINGS, "limits.requests.read none -> 1MiB/s"),
         ({"source": Path("/srv/other")}, Reach.JAIL, "source /srv/data -> /srv/other"),
         ({"access": Access.READ_ONLY}, Reach.JAIL, "access read-write -> read-only"),
         ({"cache": CacheMode.NEVER}, Reach.JAIL, "cache auto -> never"),
@@ -167,7 +167,7 @@ def test_limits_reach_the_running_worker() -> None:
     assert live_settings(limited, SHARE, ()).limits is None
     lifted = only(limited, SHARE)
     assert lifted.words.startswith(
-        "limits.requests.write 1048576 -> default; limits.requests.metadata-ops 7 -> default; limits.requests.burst"
+        "limits.requests.write 1MiB/s -> none; limits.requests.metadata-ops 7/s -> none; limits.requests.burst"
     )
 
 
